@@ -1,0 +1,1 @@
+//! Configuration: `barman.conf`, servers, secrets.

@@ -1,0 +1,8 @@
+//! Content-addressed, deduplicating, encrypted backups of PostgreSQL.
+//!
+//! The modules in the order the data flows: [`postgres`] talks to the server; [`config`] says which
+//! servers there are.
+
+pub mod config;
+pub mod error;
+pub mod postgres;

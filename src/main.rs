@@ -1,0 +1,3 @@
+//! The `barman` command.
+
+fn main() {}

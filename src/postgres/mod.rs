@@ -1,0 +1,1 @@
+//! PostgreSQL: connections, replication protocol, file formats.
