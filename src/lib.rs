@@ -6,3 +6,6 @@
 pub mod config;
 pub mod error;
 pub mod postgres;
+pub mod progress;
+pub mod repository;
+pub mod storage;

@@ -346,10 +346,16 @@ pub fn seal(
     let repository = keys.repository();
     keys.metadata().seal(&mut frame, Domain::BlobHeader, repository, &[], &header_text)?;
     body_key.seal(&mut frame, Domain::BlobBody, repository, &header_text, &body_text)?;
+    let bases = distinct_bases(body);
+    Ok(SealedBlob { header, encoding: body.encoding, bases, frame })
+}
+
+/// The distinct chunks that a body needs, in ascending order.
+pub fn distinct_bases(body: &BlobBody) -> Vec<ChunkId> {
     let mut bases: Vec<ChunkId> = body.bases.iter().map(|base| base.chunk).collect();
     bases.sort_unstable();
     bases.dedup();
-    Ok(SealedBlob { header, encoding: body.encoding, bases, frame })
+    bases
 }
 
 /// A frame's parts, still sealed.

@@ -8,7 +8,7 @@
 //! From the bottom up:
 //!
 //! - [`limits`], [`codec`], [`ids`]: maxima, strict decoding, identifiers;
-//! - [`keys`], [`seal`], [`slot`]: master secrets, sealed boxes, wrapped keys;
+//! - [`keys`], [`seal`], [`slot`], [`key_file`]: secrets, sealed boxes, wrapped keys;
 //! - [`chunk`], [`blob`], [`pack`], [`index`]: content, how it is stored, and where;
 //! - [`content`], [`tree`], [`snapshot`], [`wal`]: files, directories, backups, WAL;
 //! - [`config`], [`note`], [`session`], [`maintenance`]: the objects around them;
@@ -22,6 +22,7 @@ pub mod content;
 pub mod envelope;
 pub mod ids;
 pub mod index;
+pub mod key_file;
 pub mod keys;
 pub mod limits;
 pub mod maintenance;

@@ -8,7 +8,7 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use crate::blob::{BlobHeader, ChunkSpan, Encoding, FRAME_PREFIX, Frame, SealedBlob};
+use crate::blob::{ChunkSpan, Encoding, FRAME_PREFIX, Frame, SealedBlob, distinct_bases};
 use crate::chunk::ChunkKind;
 use crate::codec::{self, DecodeError, Reader, Result, strictly_ascending, within};
 use crate::envelope::{self, ObjectKind, PREFIX};
@@ -215,14 +215,24 @@ pub fn verify_name(id: &PackId, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Lists the blobs of a pack from their own headers: the way to read a pack whose footer is lost.
+/// Lists the blobs of a pack from the blobs themselves: the way to read a pack whose footer is lost.
 /// Stops at the first thing that is not a blob of this repository.
-pub fn scan(keys: &KeyRing, bytes: &[u8]) -> Result<Vec<(u64, BlobHeader)>> {
+pub fn scan(keys: &KeyRing, bytes: &[u8]) -> Result<Vec<PackEntry>> {
     let mut rest = envelope::strip_prefix(ObjectKind::Pack, bytes)?;
     let mut found = vec![];
     while let Ok((frame, after)) = Frame::split(rest) {
         let Ok(header) = frame.open_header(keys) else { break };
-        found.push(((bytes.len() - rest.len()) as u64, header));
+        let Ok(body) = frame.open_body(keys, &header) else { break };
+        let length = |part: &[u8]| u32::try_from(part.len()).expect("a frame's lengths are 32 bit");
+        found.push(PackEntry {
+            offset: (bytes.len() - rest.len()) as u64,
+            header_length: length(frame.header),
+            body_length: length(frame.body),
+            kind: header.kind,
+            encoding: body.encoding(),
+            chunks: header.chunks,
+            bases: distinct_bases(&body),
+        });
         rest = after;
     }
     Ok(found)

@@ -1,0 +1,53 @@
+//! Key files: 256 random bits in a file that only its owner can read.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use repo_format::keys::Secret;
+use zeroize::Zeroizing;
+
+use super::error::{Error, Result};
+use crate::storage::local::{create_directories, sync_directory};
+
+/// Makes a key file with a new secret, durable before this returns.
+///
+/// # Errors
+/// If there is a file of this name: a key file is never overwritten.
+pub fn create(path: &Path) -> Result<Secret> {
+    let secret = Secret::random()?;
+    let text = repo_format::key_file::encode(&secret);
+    let write = || -> std::io::Result<()> {
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        create_directories(directory)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        sync_directory(directory)
+    };
+    write().map_err(|e| error(path, format!("cannot be written: {e}")))?;
+    Ok(secret)
+}
+
+/// Reads a key file.
+///
+/// # Errors
+/// If others than its owner (and root) can read it, or it is not a key file.
+pub fn read(path: &Path) -> Result<Secret> {
+    let metadata = fs::metadata(path).map_err(|e| error(path, format!("cannot be read: {e}")))?;
+    if metadata.mode() & 0o077 != 0 {
+        let reason =
+            format!("others can access it (mode {:04o}); chmod 0600", metadata.mode() & 0o7777);
+        return Err(error(path, reason));
+    }
+    let text = fs::read_to_string(path).map_err(|e| error(path, format!("cannot be read: {e}")))?;
+    let text = Zeroizing::new(text);
+    repo_format::key_file::parse(&text)
+        .map_err(|_| error(path, "it is not a key file of a barman repository".into()))
+}
+
+fn error(path: &Path, reason: String) -> Error {
+    Error::KeyFile { path: path.display().to_string(), reason }
+}

@@ -1,0 +1,215 @@
+//! The repository: chunks, snapshots and WAL in a place that keeps objects.
+//!
+//! A [`Repository`] is an unlocked one. [`writer`] puts chunks into packs and packs into the store,
+//! [`reader`] gets them back, [`index`] knows where they are; [`snapshots`] and [`notes`] are what
+//! the catalogue is made of; [`sessions`] tell who writes; [`slots`] manages keys; [`check`] proves
+//! that all of it is sound.
+
+pub mod check;
+pub mod commit;
+pub mod error;
+pub mod host;
+pub mod index;
+pub mod key_file;
+pub mod notes;
+pub mod packer;
+pub mod reader;
+pub mod sessions;
+pub mod slots;
+pub mod snapshots;
+pub mod wal;
+pub mod writer;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use repo_format::config::{Chunking, Config, Features, Packing};
+use repo_format::ids::SlotId;
+use repo_format::keys::{KeyRing, MasterSecrets};
+use repo_format::names::ObjectName;
+use repo_format::slot::{Credential, Role, SlotSecrets};
+
+pub use error::{Error, Result};
+
+use crate::storage::Storage;
+
+/// What a program wants to do with a repository; each needs the features of its kind to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read.
+    Read,
+    /// Read and add.
+    Write,
+}
+
+/// The features that this program knows, of any kind. The first version has none beyond the format.
+const KNOWN_FEATURES: &[&str] = &[];
+
+/// An unlocked repository.
+#[derive(Debug)]
+pub struct Repository {
+    storage: Arc<dyn Storage>,
+    keys: KeyRing,
+    secrets: MasterSecrets,
+    config: Config,
+    slot: SlotId,
+}
+
+impl Repository {
+    /// Creates a repository in an empty place, with one key slot.
+    ///
+    /// The slot comes last: before it exists there is nothing that can be opened, and a creation that
+    /// was interrupted can be started again only in an empty place.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is a repository already.
+    pub async fn create(
+        storage: Arc<dyn Storage>,
+        slot: &slots::NewSlot,
+        chunking: Chunking,
+        packing: Packing,
+    ) -> Result<Self> {
+        if let Ok(objects) = storage.list("").await
+            && objects.iter().any(|object| ObjectName::parse(&object.name).is_some())
+        {
+            return Err(Error::Exists { location: storage.location() });
+        }
+        let secrets = MasterSecrets::random()?;
+        let keys = KeyRing::new(&secrets).map_err(|e| Error::damaged("new keys", e))?;
+        let config = Config {
+            number: 1,
+            repository: secrets.repository,
+            created_at: now_micros(),
+            features: Features::default(),
+            chunking,
+            packing,
+        };
+        let sealed = config.seal(keys.naming());
+        let name = ObjectName::Config(config.number).to_string();
+        storage.put(&name, Bytes::from(sealed.clone())).await?;
+        let slot_secrets = SlotSecrets {
+            role: Role::Full,
+            secrets: secrets.clone(),
+            config: sealed,
+            config_number: config.number,
+        };
+        let slot = slots::put(storage.as_ref(), slot, &slot_secrets).await?;
+        Ok(Repository { storage, keys, secrets, config, slot })
+    }
+
+    /// Opens the repository in `storage` with a password or key file.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if no slot opens with this credential, [`Error::NotARepository`] if there is
+    /// nothing, and a refusal if the repository needs a newer program.
+    pub async fn open(
+        storage: Arc<dyn Storage>,
+        credential: &Credential,
+        access: Access,
+    ) -> Result<Self> {
+        let (slot, opened) = slots::unlock(storage.as_ref(), credential).await?;
+        let keys = KeyRing::new(&opened.secrets)
+            .map_err(|e| Error::damaged(ObjectName::KeySlot(slot).to_string(), e))?;
+        let config = newest_config(storage.as_ref(), &keys, &opened).await?;
+        if config.repository != opened.secrets.repository {
+            return Err(Error::OtherRepository { location: storage.location() });
+        }
+        let repository = Repository { storage, keys, secrets: opened.secrets, config, slot };
+        repository.require(access)?;
+        Ok(repository)
+    }
+
+    /// Where the repository is, as a person would name it.
+    pub fn location(&self) -> String {
+        self.storage.location()
+    }
+
+    /// The place that keeps the objects.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The slot that opened the repository.
+    pub fn slot(&self) -> SlotId {
+        self.slot
+    }
+
+    /// Adds a slot for another password or key file.
+    pub async fn add_slot(&self, slot: &slots::NewSlot) -> Result<SlotId> {
+        let secrets = SlotSecrets {
+            role: Role::Full,
+            secrets: self.secrets.clone(),
+            config: self.config.seal(self.keys.naming()),
+            config_number: self.config.number,
+        };
+        slots::put(self.storage.as_ref(), slot, &secrets).await
+    }
+
+    /// Refuses what needs features that this program does not know.
+    fn require(&self, access: Access) -> Result<()> {
+        let features = &self.config.features;
+        let mut needed = vec![("read", &features.read)];
+        if access == Access::Write {
+            needed.push(("write to", &features.write));
+        }
+        for (operation, names) in needed {
+            let unknown: Vec<String> = names
+                .iter()
+                .filter(|name| !KNOWN_FEATURES.contains(&name.as_str()))
+                .cloned()
+                .collect();
+            if !unknown.is_empty() {
+                let location = self.location();
+                return Err(Error::Features { operation, location, features: unknown });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The configuration with the highest number that authenticates; the slot's copy if that is newer,
+/// or if none in the store is readable.
+async fn newest_config(
+    storage: &dyn Storage,
+    keys: &KeyRing,
+    slot: &SlotSecrets,
+) -> Result<Config> {
+    let mut numbers: Vec<u64> = storage
+        .list("config/")
+        .await?
+        .iter()
+        .filter_map(|object| match ObjectName::parse(&object.name)? {
+            ObjectName::Config(number) => Some(number),
+            _ => None,
+        })
+        .collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    for number in numbers.into_iter().take_while(|number| *number >= slot.config_number) {
+        let name = ObjectName::Config(number).to_string();
+        match Config::open(keys.naming(), number, &storage.get(&name).await?) {
+            Ok(config) => return Ok(config),
+            Err(error @ repo_format::DecodeError::Version { .. }) => {
+                return Err(Error::damaged(name, error));
+            }
+            Err(error) => tracing::warn!("{name} does not count: {error}"),
+        }
+    }
+    tracing::warn!("the repository's configuration is missing; using the copy in the key slot");
+    Config::open(keys.naming(), slot.config_number, &slot.config)
+        .map_err(|e| Error::damaged("the configuration in the key slot", e))
+}
+
+/// The time by this host's clock, in microseconds since 1970-01-01 UTC.
+pub fn now_micros() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}

@@ -1,0 +1,87 @@
+//! Notes about backups: kept, failed, deleted. The newest of its kind wins.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use repo_format::names::{ObjectName, escape};
+use repo_format::note::{Fact, Failure, KeepTarget, Note};
+
+use super::error::{Error, Result};
+use super::{Repository, host, now_micros};
+
+/// What the notes about one backup say together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackupNotes {
+    /// For what the backup is kept, if it is.
+    pub keep: Option<KeepTarget>,
+    /// How the backup failed, if it did.
+    pub failure: Option<Failure>,
+    /// Whether the backup was deleted.
+    pub deleted: bool,
+    /// The highest number of a note.
+    last: u64,
+}
+
+impl BackupNotes {
+    fn apply(&mut self, number: u64, note: Note) {
+        self.last = number;
+        match note.fact {
+            Fact::Keep(target) => self.keep = Some(target),
+            Fact::Release => self.keep = None,
+            Fact::Failed(failure) => self.failure = Some(failure),
+            Fact::Deleted { .. } => self.deleted = true,
+            Fact::Undeleted => self.deleted = false,
+            Fact::Rehearsed { .. } => {}
+        }
+    }
+}
+
+/// What the notes say of each backup of a server that has any.
+pub async fn of_server(
+    repository: &Repository,
+    server: &str,
+) -> Result<BTreeMap<String, BackupNotes>> {
+    let prefix = format!("notes/{}/", escape(server));
+    let mut names: Vec<(String, u64)> = repository
+        .storage()
+        .list(&prefix)
+        .await?
+        .iter()
+        .filter_map(|object| match ObjectName::parse(&object.name)? {
+            ObjectName::Note { backup_id, number, .. } => Some((backup_id, number)),
+            _ => None,
+        })
+        .collect();
+    names.sort_unstable();
+    let mut notes: BTreeMap<String, BackupNotes> = BTreeMap::new();
+    for (backup_id, number) in names {
+        let name =
+            ObjectName::Note { server: server.to_owned(), backup_id: backup_id.clone(), number };
+        let object = match repository.storage().get(&name.to_string()).await {
+            Err(error) if error.is_not_found() => continue,
+            object => object?,
+        };
+        let note = Note::open(repository.keys(), &name, &object)
+            .map_err(|e| Error::damaged(name.to_string(), e))?;
+        notes.entry(backup_id).or_default().apply(number, note);
+    }
+    Ok(notes)
+}
+
+/// Notes a fact about a backup.
+pub async fn add(repository: &Repository, server: &str, backup_id: &str, fact: Fact) -> Result<()> {
+    let note = Note { at: now_micros(), host: host::name(), fact };
+    let known = of_server(repository, server).await?;
+    let mut number = known.get(backup_id).map_or(0, |notes| notes.last);
+    loop {
+        number += 1;
+        let name =
+            ObjectName::Note { server: server.to_owned(), backup_id: backup_id.to_owned(), number };
+        let object = Bytes::from(note.seal(repository.keys(), &name)?);
+        match repository.storage().put(&name.to_string(), object).await {
+            // Somebody else noted something at the same time; what we note is newer.
+            Err(error) if error.already_exists() => {}
+            put => return Ok(put?),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Gets chunks back: fetches blobs, opens and decodes them, and keeps the latest in memory.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use repo_format::DecodeError;
+use repo_format::blob::{BlobBody, Frame};
+use repo_format::chunk::ChunkKind;
+use repo_format::content::{Content, Run, decode_leaf};
+use repo_format::ids::{ChunkId, PackId};
+use repo_format::index::ChunkLocation;
+use repo_format::names::ObjectName;
+use repo_format::tree::{Directory, DirectoryRef};
+use tokio::runtime::Handle;
+
+use super::Repository;
+use super::error::{Error, Result};
+use super::index::Index;
+
+/// Decoded blobs that are kept, in bytes.
+const CACHE: u64 = 64 * 1024 * 1024;
+
+/// Reads chunks. It blocks, and is for threads that are not the runtime's.
+#[derive(Debug)]
+pub struct Reader {
+    repository: Arc<Repository>,
+    index: Arc<Index>,
+    runtime: Handle,
+    blobs: Cache<(PackId, u64), Arc<Vec<u8>>, BlobWeight>,
+}
+
+#[derive(Debug, Clone)]
+struct BlobWeight;
+
+impl Weighter<(PackId, u64), Arc<Vec<u8>>> for BlobWeight {
+    fn weight(&self, _: &(PackId, u64), content: &Arc<Vec<u8>>) -> u64 {
+        content.len() as u64
+    }
+}
+
+/// The content of a chunk, within its blob.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    blob: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.blob.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl Reader {
+    /// A reader of what `index` has. Must be made within a tokio runtime, on which the store's calls
+    /// run.
+    pub fn new(repository: Arc<Repository>, index: Arc<Index>) -> Self {
+        let blobs = Cache::with_weighter(1024, CACHE, BlobWeight);
+        Reader { repository, index, runtime: Handle::current(), blobs }
+    }
+
+    /// The repository that is read.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// The content of a chunk: authentic, and of the length that the index has.
+    pub fn chunk(&self, id: &ChunkId) -> Result<Chunk> {
+        let mut failure = Error::MissingChunk(*id);
+        for location in self.index.find(id) {
+            match self.chunk_at(id, &location) {
+                Ok(chunk) => return Ok(chunk),
+                Err(error) => {
+                    tracing::warn!("{}: {error}", ObjectName::Pack(location.blob.pack));
+                    failure = error;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// The runs that give the content of a file, with its map's leaves read in.
+    pub fn runs(&self, content: &Content) -> Result<Vec<Run>> {
+        match content {
+            Content::Runs(runs) => Ok(runs.clone()),
+            Content::Map(leaves) => {
+                let mut runs = vec![];
+                for leaf in leaves {
+                    runs.extend(self.leaf(&leaf.chunk, leaf.covers)?);
+                }
+                Ok(runs)
+            }
+        }
+    }
+
+    /// The runs in one leaf of a map.
+    pub fn leaf(&self, id: &ChunkId, covers: u64) -> Result<Vec<Run>> {
+        let chunk = self.metadata_chunk(ChunkKind::Map, id)?;
+        decode_leaf(&chunk, covers).map_err(|e| Error::damaged(format!("chunk {id}"), e))
+    }
+
+    /// The bytes that a short content has, such as a directory or a configuration file.
+    pub fn bytes(&self, kind: ChunkKind, content: &Content, limit: u64) -> Result<Vec<u8>> {
+        let damaged = |e| Error::damaged("content", e);
+        let length = content.validate().map_err(damaged)?;
+        repo_format::codec::within("content", length, limit).map_err(damaged)?;
+        let mut bytes = Vec::new();
+        for run in self.runs(content)? {
+            match run {
+                Run::Zero { length } => bytes.resize(bytes.len() + length as usize, 0),
+                Run::Chunk { id, offset, length } => {
+                    let chunk = if kind.is_metadata() {
+                        self.metadata_chunk(kind, &id)?
+                    } else {
+                        self.chunk(&id)?
+                    };
+                    bytes.extend_from_slice(run_bytes(&chunk, &id, offset, length)?);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// A directory.
+    pub fn directory(&self, directory: &DirectoryRef) -> Result<Directory> {
+        let limit = repo_format::limits::MAX_DIRECTORY;
+        let bytes = self.bytes(ChunkKind::Tree, &directory.content, limit)?;
+        Directory::decode(&bytes).map_err(|e| Error::damaged("a directory", e))
+    }
+
+    /// A chunk of metadata, whose hash is checked: trees are Merkle trees all the way down.
+    fn metadata_chunk(&self, kind: ChunkKind, id: &ChunkId) -> Result<Chunk> {
+        let chunk = self.chunk(id)?;
+        if self.repository.keys().naming().chunk_id_of(kind, &chunk) != *id {
+            let error = DecodeError::malformed("chunk", "its content has another hash");
+            return Err(Error::damaged(format!("chunk {id}"), error));
+        }
+        Ok(chunk)
+    }
+
+    fn chunk_at(&self, id: &ChunkId, location: &ChunkLocation) -> Result<Chunk> {
+        let key = (location.blob.pack, location.blob.offset);
+        let blob = self.blobs.get_or_insert_with(&key, || self.blob(id, location).map(Arc::new))?;
+        let start = location.offset as usize;
+        Ok(Chunk { blob, range: start..start + location.length as usize })
+    }
+
+    /// Fetches and decodes the blob that has the chunk `id` at `location`.
+    fn blob(&self, id: &ChunkId, location: &ChunkLocation) -> Result<Vec<u8>> {
+        let name = ObjectName::Pack(location.blob.pack).to_string();
+        let damaged = |e: DecodeError| Error::damaged(&*name, e);
+        let range = location.blob.offset..location.blob.offset + location.blob.frame_length();
+        let bytes = self.runtime.block_on(self.repository.storage().get_range(&name, range))?;
+        let keys = self.repository.keys();
+        let (frame, rest) = Frame::split(&bytes).map_err(damaged)?;
+        let header = frame.open_header(keys).map_err(damaged)?;
+        let mut start = 0u32;
+        let named = header.chunks.iter().any(|chunk| {
+            let at = start;
+            start += chunk.length;
+            chunk.id == *id && at == location.offset && chunk.length == location.length
+        });
+        if !named
+            || !rest.is_empty()
+            || header.content_length() != location.blob.content_length as usize
+        {
+            let detail = format!("the index says that chunk {id} is here, and the blob does not");
+            return Err(damaged(DecodeError::malformed("blob", detail)));
+        }
+        let body = frame.open_body(keys, &header).map_err(damaged)?;
+        let prefix = self.prefix(&body)?;
+        body.content(header.content_length(), &prefix).map_err(damaged)
+    }
+
+    /// The base ranges of a delta, one after the other.
+    pub(super) fn prefix(&self, body: &BlobBody) -> Result<Vec<u8>> {
+        let mut prefix = vec![];
+        for base in body.bases() {
+            let plain = self.index.find_base(&base.chunk.short());
+            let location = plain.ok_or(Error::MissingChunk(base.chunk))?;
+            // Not through the cache: this may run inside an insertion into it.
+            let blob = self.blob(&base.chunk, &location)?;
+            let start = location.offset as usize;
+            let chunk = blob.get(start..start + location.length as usize).unwrap_or_default();
+            prefix.extend_from_slice(run_bytes(chunk, &base.chunk, base.offset, base.length)?);
+        }
+        Ok(prefix)
+    }
+}
+
+/// A part of a chunk; an error if the chunk is shorter.
+pub fn run_bytes<'a>(chunk: &'a [u8], id: &ChunkId, offset: u32, length: u32) -> Result<&'a [u8]> {
+    let start = offset as usize;
+    chunk.get(start..start + length as usize).ok_or_else(|| {
+        let detail =
+            format!("it has {} bytes, and {} are needed", chunk.len(), start + length as usize);
+        Error::damaged(format!("chunk {id}"), DecodeError::malformed("chunk", detail))
+    })
+}

@@ -1,0 +1,97 @@
+//! Snapshots in the store.
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use repo_format::ids::SnapshotHash;
+use repo_format::names::{BackupName, ObjectName, escape};
+use repo_format::snapshot::Snapshot;
+
+use super::Repository;
+use super::error::{Error, Result};
+
+/// How many snapshots are read at once.
+const PARALLEL_READS: usize = 8;
+
+/// The names of all snapshots, or of those of one server, oldest id first.
+pub async fn names(repository: &Repository, server: Option<&str>) -> Result<Vec<BackupName>> {
+    let prefix = match server {
+        Some(server) => format!("snapshots/{}/", escape(server)),
+        None => "snapshots/".to_owned(),
+    };
+    let mut names: Vec<BackupName> = repository
+        .storage()
+        .list(&prefix)
+        .await?
+        .iter()
+        .filter_map(|object| match ObjectName::parse(&object.name)? {
+            ObjectName::Snapshot(name) => Some(name),
+            _ => None,
+        })
+        .collect();
+    names.sort_by(|a, b| (&a.server, &a.backup_id).cmp(&(&b.server, &b.backup_id)));
+    Ok(names)
+}
+
+/// One snapshot.
+pub async fn read(repository: &Repository, name: &BackupName) -> Result<Snapshot> {
+    let path = ObjectName::Snapshot(name.clone()).to_string();
+    let object = repository.storage().get(&path).await?;
+    Snapshot::open(repository.keys(), name, &object).map_err(|e| Error::damaged(path, e))
+}
+
+/// All snapshots of a server, in the order of their sequence. One that was deleted since it was
+/// listed is left out; one that is damaged is an error.
+pub async fn of_server(repository: &Repository, server: &str) -> Result<Vec<Snapshot>> {
+    let names = names(repository, Some(server)).await?;
+    let mut snapshots: Vec<Snapshot> = stream::iter(names)
+        .map(|name| async move {
+            match read(repository, &name).await {
+                Err(error) if error.is_not_found() => Ok(None),
+                snapshot => snapshot.map(Some),
+            }
+        })
+        .buffer_unordered(PARALLEL_READS)
+        .try_filter_map(|snapshot| async move { Ok(snapshot) })
+        .try_collect()
+        .await?;
+    snapshots.sort_by(|a, b| (a.sequence, &a.backup_id).cmp(&(b.sequence, &b.backup_id)));
+    Ok(snapshots)
+}
+
+/// Puts a snapshot. A second attempt to put the very same one succeeds.
+pub async fn put(repository: &Repository, snapshot: &Snapshot) -> Result<()> {
+    let name = snapshot.object_name().to_string();
+    let object = Bytes::from(snapshot.seal(repository.keys())?);
+    match repository.storage().put(&name, object).await {
+        Err(error) if error.already_exists() => {
+            if read(repository, &backup_name(snapshot)).await? == *snapshot {
+                Ok(())
+            } else {
+                Err(error.into())
+            }
+        }
+        put => Ok(put?),
+    }
+}
+
+/// The name of a snapshot's object.
+pub fn backup_name(snapshot: &Snapshot) -> BackupName {
+    BackupName {
+        server: snapshot.server.clone(),
+        system_id: snapshot.system_id,
+        backup_id: snapshot.backup_id.clone(),
+    }
+}
+
+/// The place in the order of a server's backups that comes after `snapshots`, and the hashes of those
+/// that no other names as its previous one.
+pub fn next_in_order(snapshots: &[Snapshot]) -> (u64, Vec<SnapshotHash>) {
+    let sequence = snapshots.iter().map(|snapshot| snapshot.sequence).max().unwrap_or(0) + 1;
+    let named: Vec<&SnapshotHash> = snapshots.iter().flat_map(|s| &s.previous).collect();
+    let hashes = snapshots.iter().map(Snapshot::hash);
+    let mut heads: Vec<SnapshotHash> = hashes.filter(|hash| !named.contains(&hash)).collect();
+    heads.sort_unstable();
+    // A long history of deletions leaves many heads; the newest tell enough.
+    heads.truncate(16);
+    (sequence, heads)
+}

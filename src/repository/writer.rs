@@ -1,0 +1,237 @@
+//! Puts chunks into the repository: those that it lacks, compressed and sealed on all cores.
+//!
+//! ```text
+//! add(chunk) → group small ones → jobs → workers: encode, verify, seal → packer → uploader
+//! ```
+//!
+//! The queues between are bounded, so that memory has a ceiling whatever the size of a backup.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use repo_format::blob::{self, BlobHeader, ChunkSpan, Encoder, SealedBlob};
+use repo_format::chunk::ChunkKind;
+use repo_format::ids::ChunkId;
+use repo_format::index::ShortId;
+use tokio::runtime::Handle;
+
+use super::Repository;
+use super::error::{Error, Result};
+use super::index::Index;
+use super::packer::{self, Added};
+
+/// Chunks shorter than this are compressed together with their neighbours.
+const SMALL_CHUNK: usize = 64 * 1024;
+
+/// A group of small chunks is stored when it has so many bytes.
+const GROUP: usize = 256 * 1024;
+
+/// A group is stored when it has so many chunks, even if they are tiny.
+const GROUP_CHUNKS: usize = 1024;
+
+/// How a writer works.
+#[derive(Debug, Clone, Copy)]
+pub struct WriterOptions {
+    /// Threads that compress and seal.
+    pub threads: usize,
+    /// The level of zstd.
+    pub level: i32,
+}
+
+/// What a writer has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Chunks that the repository did not have.
+    pub new_chunks: u64,
+    /// Bytes of their content.
+    pub new_bytes: u64,
+    /// Bytes that were added to the store.
+    pub stored_bytes: u64,
+}
+
+/// Takes chunks, and stores those that the repository lacks.
+#[derive(Debug)]
+pub struct Writer {
+    repository: Arc<Repository>,
+    index: Arc<Index>,
+    added: HashSet<ShortId>,
+    groups: HashMap<ChunkKind, Job>,
+    jobs: Option<Sender<Job>>,
+    failure: Arc<Failure>,
+    workers: Vec<JoinHandle<Result<()>>>,
+    packer: Option<JoinHandle<Result<Added>>>,
+    written: Written,
+}
+
+/// Chunks that become one blob.
+#[derive(Debug)]
+struct Job {
+    header: BlobHeader,
+    content: Vec<u8>,
+}
+
+/// Whether a part of the pipeline has failed, so that the others stop.
+#[derive(Debug, Default)]
+pub struct Failure(AtomicBool);
+
+impl Failure {
+    /// Makes the others stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a part has failed.
+    pub fn happened(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Writer {
+    /// A writer that stores what `index` does not have. Must be made within a tokio runtime, on which
+    /// the store's calls run; the writer itself is for blocking threads.
+    pub fn new(
+        repository: Arc<Repository>,
+        index: Arc<Index>,
+        options: WriterOptions,
+    ) -> Result<Self> {
+        let threads = options.threads.max(1);
+        let failure = Arc::new(Failure::default());
+        let (jobs, waiting) = bounded::<Job>(threads * 2);
+        let (sealed, blobs) = bounded::<SealedBlob>(threads * 4);
+        let mut workers = Vec::with_capacity(threads);
+        for _ in 0..threads {
+            let encoder = Encoder::new(options.level)?;
+            let (repository, failure) = (repository.clone(), failure.clone());
+            let (waiting, sealed) = (waiting.clone(), sealed.clone());
+            workers.push(std::thread::spawn(move || {
+                work(&repository, encoder, &waiting, &sealed).inspect_err(|_| failure.set())
+            }));
+        }
+        let packer = {
+            let (repository, failure, runtime) =
+                (repository.clone(), failure.clone(), Handle::current());
+            std::thread::spawn(move || {
+                packer::pack(&repository, &runtime, &blobs, &failure).inspect_err(|_| failure.set())
+            })
+        };
+        Ok(Writer {
+            repository,
+            index,
+            added: HashSet::new(),
+            groups: HashMap::new(),
+            jobs: Some(jobs),
+            failure,
+            workers,
+            packer: Some(packer),
+            written: Written::default(),
+        })
+    }
+
+    /// The repository that is written to.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Stores a chunk if the repository lacks it.
+    ///
+    /// # Errors
+    /// If the writer has failed; [`Writer::finish`] says why.
+    pub fn add(&mut self, kind: ChunkKind, id: ChunkId, content: Vec<u8>) -> Result<()> {
+        if self.failure.happened() {
+            return Err(self.fail());
+        }
+        if self.added.contains(&id.short()) || self.index.contains(&id) {
+            return Ok(());
+        }
+        self.added.insert(id.short());
+        self.written.new_chunks += 1;
+        self.written.new_bytes += content.len() as u64;
+        let length = u32::try_from(content.len()).expect("a chunk is not over 1 MiB");
+        let span = ChunkSpan { id, length };
+        if content.len() >= SMALL_CHUNK {
+            return self.submit(Job { header: BlobHeader { kind, chunks: vec![span] }, content });
+        }
+        let group = self.groups.entry(kind).or_insert_with(|| Job {
+            header: BlobHeader { kind, chunks: vec![] },
+            content: Vec::with_capacity(GROUP + SMALL_CHUNK),
+        });
+        group.header.chunks.push(span);
+        group.content.extend_from_slice(&content);
+        if group.content.len() >= GROUP || group.header.chunks.len() >= GROUP_CHUNKS {
+            let group = self.groups.remove(&kind).expect("the group was just filled");
+            return self.submit(group);
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is durable and the index says where it is.
+    pub fn finish(mut self) -> Result<Written> {
+        for (_, group) in std::mem::take(&mut self.groups) {
+            self.submit(group)?;
+        }
+        let added = self.join()?;
+        self.written.stored_bytes = added.bytes;
+        Ok(self.written)
+    }
+
+    fn submit(&mut self, job: Job) -> Result<()> {
+        let jobs = self.jobs.as_ref().expect("jobs are closed only by the end of the writer");
+        match jobs.send(job) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.fail()),
+        }
+    }
+
+    /// The error of the part that failed.
+    fn fail(&mut self) -> Error {
+        match self.join() {
+            Err(error) => error,
+            Ok(_) => Error::Interrupted,
+        }
+    }
+
+    fn join(&mut self) -> Result<Added> {
+        self.jobs = None;
+        let mut result = Ok(());
+        for worker in self.workers.drain(..) {
+            let ended = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result = result.and(ended);
+        }
+        let added = match self.packer.take() {
+            Some(packer) => packer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => Err(Error::Interrupted),
+        };
+        // What the packer says is the reason; workers then only find their queue closed.
+        let added = added?;
+        result?;
+        Ok(added)
+    }
+}
+
+impl Drop for Writer {
+    /// A writer that is not finished stops without uploading what it still holds.
+    fn drop(&mut self) {
+        if self.packer.is_some() {
+            self.failure.set();
+            let _ = self.join();
+        }
+    }
+}
+
+fn work(
+    repository: &Repository,
+    mut encoder: Encoder,
+    jobs: &Receiver<Job>,
+    sealed: &Sender<SealedBlob>,
+) -> Result<()> {
+    for job in jobs {
+        let body = encoder.encode(&job.content)?;
+        if sealed.send(blob::seal(repository.keys(), job.header, &body)?).is_err() {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Bytes under names: the few calls that a repository needs of the place it lives in.
+//!
+//! Objects are created whole or not at all, never overwritten, and durable when the call returns.
+
+pub mod faulty;
+pub mod local;
+pub mod location;
+
+use std::ops::Range;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::Kind;
+
+/// The result of a storage call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A place that keeps objects.
+#[async_trait]
+pub trait Storage: Send + Sync + std::fmt::Debug {
+    /// The place, as a person would name it.
+    fn location(&self) -> String;
+
+    /// Creates an object. It is durable, and whole to every reader, when this returns.
+    ///
+    /// # Errors
+    /// [`Cause::AlreadyExists`] if there is an object of this name, whatever its bytes.
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<()>;
+
+    /// The bytes of an object.
+    ///
+    /// # Errors
+    /// [`Cause::NotFound`] only if the place answered that there is no such object.
+    async fn get(&self, name: &str) -> Result<Bytes>;
+
+    /// Some bytes of an object; an error if the object is shorter.
+    async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// The objects whose names begin with `prefix`, which is empty or ends with `/`, in no order.
+    async fn list(&self, prefix: &str) -> Result<Vec<Object>>;
+
+    /// Deletes an object; it is no error if there is none.
+    async fn delete(&self, name: &str) -> Result<()>;
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its name.
+    pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was created, by the clock of the place.
+    pub modified: SystemTime,
+}
+
+/// What went wrong with an object, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {name:?} in {location}")]
+pub struct Error {
+    /// What was tried: `read`, `write`, `list`, `delete`.
+    pub operation: &'static str,
+    /// The object's name, or the prefix.
+    pub name: String,
+    /// The place.
+    pub location: String,
+    /// Why it failed.
+    #[source]
+    pub cause: Cause,
+}
+
+/// Why a storage call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// There is no such object.
+    #[error("there is no such object")]
+    NotFound,
+    /// There is such an object already.
+    #[error("it exists already")]
+    AlreadyExists,
+    /// No space is left.
+    #[error("no space is left there")]
+    Full(#[source] std::io::Error),
+    /// The place does not let this user do it.
+    #[error("permission denied")]
+    Permission(#[source] std::io::Error),
+    /// The object has fewer bytes than were asked for.
+    #[error("it has only {length} bytes, and {wanted} were needed: it is cut short")]
+    Short {
+        /// The object's length in bytes.
+        length: u64,
+        /// Where the wanted range ends.
+        wanted: u64,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Io(std::io::Error),
+}
+
+impl Error {
+    /// Whether the place answered that there is no such object.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.cause, Cause::NotFound)
+    }
+
+    /// Whether the object exists already.
+    pub fn already_exists(&self) -> bool {
+        matches!(self.cause, Cause::AlreadyExists)
+    }
+}
+
+impl From<Error> for crate::error::Error {
+    fn from(error: Error) -> Self {
+        let (kind, hint) = match &error.cause {
+            Cause::NotFound => (Kind::NotFound, None),
+            Cause::Full(_) => (
+                Kind::Storage,
+                Some(
+                    "free some space or give the repository more; nothing that was stored is lost",
+                ),
+            ),
+            Cause::Permission(_) => (
+                Kind::Storage,
+                Some("run barman as the user that owns the repository, or mend its permissions"),
+            ),
+            Cause::Short { .. } => (Kind::Damaged, Some("run: barman repo check")),
+            _ => (Kind::Storage, None),
+        };
+        let error = crate::error::Error::new(kind, error.to_string()).because(error.cause);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
