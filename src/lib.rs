@@ -3,6 +3,7 @@
 //! The modules in the order the data flows: [`postgres`] talks to the server; [`config`] says which
 //! servers there are.
 
+pub mod chunking;
 pub mod config;
 pub mod error;
 pub mod postgres;
