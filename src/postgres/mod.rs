@@ -13,6 +13,7 @@ pub mod relation_file;
 pub mod timeline_history;
 pub mod wal_header;
 pub mod wal_name;
+pub mod wal_records;
 
 pub use error::FormatError;
 pub use lsn::{Lsn, SystemId, TimelineId};
