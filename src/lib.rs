@@ -10,3 +10,4 @@ pub mod postgres;
 pub mod progress;
 pub mod repository;
 pub mod storage;
+pub mod wal;

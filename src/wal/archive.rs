@@ -1,0 +1,281 @@
+//! Archives one WAL file: what `archive_command` calls.
+//!
+//! The object is complete in itself, so that neither an index nor a session is needed. The same file
+//! again is success; a file of the same name with other content is an error, is kept apart for
+//! inspection, and leaves the stored one untouched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use repo_format::blob::{self, BlobHeader, ChunkSpan, Encoder, SealedBlob};
+use repo_format::chunk::ChunkKind;
+use repo_format::content::{Content, Run};
+use repo_format::ids::ChunkId;
+use repo_format::limits::LEAF;
+use repo_format::names::{ObjectName, WalObjectName};
+use repo_format::wal::{self as format, WalHeader};
+
+use super::inventory::system_ids;
+use crate::chunking::stream::StreamCutter;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
+use crate::postgres::error::FormatError;
+use crate::postgres::lsn::SystemId;
+use crate::postgres::timeline_history::TimelineHistory;
+use crate::postgres::wal_header::check_segment;
+use crate::postgres::wal_name::WalName;
+use crate::repository::{self, Repository, host, now_micros};
+
+/// Small chunks of a WAL file share a blob of about this size.
+const BLOB: usize = 1024 * 1024;
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archived {
+    /// It was stored, in so many bytes.
+    Stored(u64),
+    /// It was there already, with the same content.
+    AlreadyThere,
+}
+
+/// Archives the file `path` for `server`.
+///
+/// # Errors
+/// If the file is not what its name says, if the archive has other content under its name, or if it
+/// could not be made durable.
+pub async fn archive(repository: &Arc<Repository>, server: &str, path: &Path) -> Result<Archived> {
+    let (name, file_name) = wal_name(path)?;
+    let content = read(path)?;
+    let system_id = system_of(repository, server, path, name, &content).await?;
+    store(repository, server, system_id, name, &file_name, content).await
+}
+
+/// Stores the checked content of a WAL file.
+async fn store(
+    repository: &Arc<Repository>,
+    server: &str,
+    system_id: SystemId,
+    name: WalName,
+    file: &str,
+    content: Vec<u8>,
+) -> Result<Archived> {
+    let digest = repository.keys().naming().digest_of(&content);
+    let object_name = WalObjectName {
+        server: server.to_owned(),
+        system_id: system_id.0,
+        timeline: name.timeline().0,
+        file: file.to_owned(),
+        part: None,
+        digest: WalObjectName::short_digest(&digest),
+    };
+    if let Some(stored) = stored_as(repository, &object_name).await? {
+        return settle(repository, &object_name, &stored, content).await;
+    }
+    let path = ObjectName::Wal(object_name.clone()).to_string();
+    let object = seal(repository, &path, file, content.clone()).await?;
+    let size = object.len() as u64;
+    match repository.storage().put(&path, object).await {
+        Err(error) if error.already_exists() => return Ok(Archived::AlreadyThere),
+        put => put?,
+    }
+    // Whoever archives other content under this name at the same time does the same: put, then look.
+    // One of the two sees the other.
+    match stored_as(repository, &object_name).await? {
+        Some(stored) => settle(repository, &object_name, &stored, content).await,
+        None => Ok(Archived::Stored(size)),
+    }
+}
+
+/// The object that holds this file already, if it is another one than `name` or `name` itself was
+/// there before: whole files only.
+async fn stored_as(repository: &Repository, name: &WalObjectName) -> Result<Option<WalObjectName>> {
+    let all = repository::wal::of_timeline(repository, &name.server, name.system_id, name.timeline)
+        .await?;
+    let mut same_file = all
+        .into_iter()
+        .map(|stored| stored.name)
+        .filter(|stored| stored.file == name.file && stored.part.is_none());
+    let first = same_file.next();
+    Ok(same_file.find(|other| other != name).or(first))
+}
+
+/// The file is in the archive: with the same content that is success; other content is kept apart.
+async fn settle(
+    repository: &Arc<Repository>,
+    name: &WalObjectName,
+    stored: &WalObjectName,
+    content: Vec<u8>,
+) -> Result<Archived> {
+    if stored == name {
+        return Ok(Archived::AlreadyThere);
+    }
+    let conflict = ObjectName::Conflict(name.clone()).to_string();
+    let object = seal(repository, &conflict, &name.file, content).await?;
+    match repository.storage().put(&conflict, object).await {
+        Err(error) if error.already_exists() => {}
+        put => put?,
+    }
+    Err(Error::new(
+        Kind::Refused,
+        format!(
+            "{} of server {} is in the archive with other content; the new content was kept as {conflict}",
+            name.file, name.server
+        ),
+    )
+    .hint(
+        "two servers archive into one place (a restored copy? a failed-over primary?): stop one, \
+         or give it a server name of its own",
+    ))
+}
+
+/// Cuts, compresses and seals a file into the object for `path`.
+async fn seal(
+    repository: &Arc<Repository>,
+    path: &str,
+    file: &str,
+    content: Vec<u8>,
+) -> Result<Bytes> {
+    let (repository, path, file) = (repository.clone(), path.to_owned(), file.to_owned());
+    let sealed = tokio::task::spawn_blocking(move || {
+        let keys = repository.keys();
+        let mut cutter = StreamCutter::new(keys.naming(), &repository.config().chunking);
+        let used = used_length(&content);
+        let (mut runs, mut spans, mut blobs) = (vec![], vec![], vec![]);
+        let mut pending = Vec::with_capacity(BLOB * 2);
+        let mut chunks = vec![];
+        cutter.bytes(content.get(..used).unwrap_or_default(), |chunk| chunks.push(chunk));
+        cutter.end(|chunk| chunks.push(chunk));
+        let mut encoder = Encoder::new(3).map_err(repository::Error::from)?;
+        let mut flush = |spans: &mut Vec<ChunkSpan>, pending: &mut Vec<u8>| {
+            if spans.is_empty() {
+                return Ok(());
+            }
+            let header = BlobHeader { kind: ChunkKind::Wal, chunks: std::mem::take(spans) };
+            let body = encoder.encode(pending)?;
+            blobs.push(blob::seal(keys, header, &body)?);
+            pending.clear();
+            Ok::<_, repository::Error>(())
+        };
+        let mut seen: Vec<ChunkId> = vec![];
+        for chunk in chunks {
+            let id = keys.naming().chunk_id_of(ChunkKind::Wal, &chunk);
+            let length = u32::try_from(chunk.len()).expect("a chunk is not over 1 MiB");
+            runs.push(Run::Chunk { id, offset: 0, length });
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            spans.push(ChunkSpan { id, length });
+            pending.extend_from_slice(&chunk);
+            if pending.len() >= BLOB {
+                flush(&mut spans, &mut pending)?;
+            }
+        }
+        flush(&mut spans, &mut pending)?;
+        if used < content.len() {
+            runs.push(Run::Zero { length: (content.len() - used) as u64 });
+        }
+        let header = WalHeader {
+            file,
+            size: content.len() as u64,
+            digest: keys.naming().digest_of(&content),
+            archived_at: now_micros(),
+            host: host::name(),
+            content: Content::Runs(runs),
+            blobs: vec![],
+        };
+        let blobs: Vec<SealedBlob> = blobs;
+        let object = format::seal(keys, &path, header, &blobs).map_err(repository::Error::from)?;
+        // What is acknowledged is gone from the server: it must open again.
+        repository::wal::open(&repository, &path, &object)?;
+        Ok::<_, repository::Error>(Bytes::from(object))
+    });
+    Ok(sealed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+}
+
+/// The length of the content without its tail of zeros, in whole leaves.
+fn used_length(content: &[u8]) -> usize {
+    let last = content.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    last.next_multiple_of(LEAF).min(content.len())
+}
+
+/// The name of the WAL file that `path` is.
+fn wal_name(path: &Path) -> Result<(WalName, String)> {
+    let file_name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = file_name.parse().map_err(|error: FormatError| {
+        Error::new(Kind::Usage, format!("{} is not a WAL file", path.display()))
+            .because(error)
+            .hint("archive_command must pass %p")
+    })?;
+    Ok((name, file_name.to_owned()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let too_large = fs::metadata(path)
+        .map(|metadata| metadata.len() > repo_format::limits::MAX_WAL_FILE)
+        .unwrap_or(false);
+    if too_large {
+        return Err(Error::new(Kind::Refused, format!("{} is over 1 GiB", path.display())));
+    }
+    fs::read(path).map_err(|error| {
+        Error::new(Kind::Io, format!("cannot read {}", path.display())).because(error)
+    })
+}
+
+/// The cluster that a WAL file belongs to: its own word for segments; for the small files, which do
+/// not say, the data directory they lie in, or the only cluster that the archive knows.
+async fn system_of(
+    repository: &Repository,
+    server: &str,
+    path: &Path,
+    name: WalName,
+    content: &[u8],
+) -> Result<SystemId> {
+    let damaged = |error: FormatError| {
+        Error::new(Kind::Refused, format!("{} is not a sound WAL file", path.display()))
+            .because(error)
+    };
+    match name {
+        WalName::Segment(segment) | WalName::Partial(segment) => {
+            let partial = matches!(name, WalName::Partial(_));
+            let check = check_segment(content, segment, partial, None).map_err(damaged)?;
+            return Ok(check.header.system_id);
+        }
+        WalName::History(timeline) => {
+            TimelineHistory::parse(timeline, content).map_err(damaged)?;
+        }
+        WalName::BackupHistory { .. } => {
+            crate::postgres::backup_label::BackupHistory::parse(content).map_err(damaged)?;
+        }
+    }
+    if let Some(control) = control_file_near(path) {
+        return Ok(control.system_id);
+    }
+    match system_ids(repository, server).await?.as_slice() {
+        [only] => Ok(SystemId(*only)),
+        known => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "cannot tell which cluster {} belongs to: there is no {CONTROL_FILE} beside its \
+                 directory, and the archive knows {} clusters of server {server}",
+                path.display(),
+                known.len()
+            ),
+        )
+        .hint("archive it from within the data directory, as archive_command does with %p")),
+    }
+}
+
+/// The control file of the data directory that a file of `pg_wal` lies in.
+fn control_file_near(path: &Path) -> Option<ControlFile> {
+    let directory = path.parent()?;
+    let mut candidates: Vec<PathBuf> = vec![];
+    if directory.file_name().is_some_and(|name| name == "pg_wal") {
+        // By name first: pg_wal may be a link to somewhere else.
+        candidates.push(directory.parent()?.join(CONTROL_FILE));
+    }
+    candidates.push(PathBuf::from(CONTROL_FILE));
+    candidates.iter().find_map(|file| ControlFile::parse(&fs::read(file).ok()?).ok())
+}

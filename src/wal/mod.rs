@@ -1,0 +1,6 @@
+//! The WAL archive: files in, durable before they are acknowledged; files out, whole or not at all;
+//! and what there is.
+
+pub mod archive;
+pub mod fetch;
+pub mod inventory;
