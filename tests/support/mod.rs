@@ -25,3 +25,13 @@ pub use self::barman::Barman;
 pub use self::cluster::{Auth, Cluster, Shutdown};
 pub use self::postgres::Postgres;
 pub use self::process::{Background, Output, wait_until};
+
+/// The Python interpreter that has what `repo-format/reader.py` imports; `make test` makes it.
+#[track_caller]
+pub fn python() -> std::path::PathBuf {
+    let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("BARMAN_TEST_PYTHON")
+        .map_or_else(|| project.join(".cache/python/bin/python3"), std::path::PathBuf::from);
+    assert!(python.exists(), "{} is missing: run `make test`", python.display());
+    python
+}
