@@ -1,9 +1,12 @@
 //! Content-addressed, deduplicating, encrypted backups of PostgreSQL.
 //!
 //! The modules in the order the data flows: [`postgres`] talks to the server; [`config`] says which
-//! servers there are.
+//! servers there are; [`cli`] is what people and scripts use.
+
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod chunking;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod postgres;

@@ -1,3 +1,18 @@
 //! The `barman` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use barman::cli;
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(code) => return code,
+    };
+    // It fails only when a provider is installed already, and then there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(cli::run(invocation)),
+        Err(error) => cli::cannot_start(&error),
+    }
+}

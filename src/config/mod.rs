@@ -69,6 +69,13 @@ pub struct Model {
     pub options: BTreeMap<String, String>,
 }
 
+impl Model {
+    /// Its options, safe to show.
+    pub fn shown(&self) -> BTreeMap<&str, String> {
+        self.options.iter().map(|(k, value)| (k.as_str(), redact::option(k, value))).collect()
+    }
+}
+
 impl fmt::Debug for Model {
     /// Without the values, which may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,302 @@
+//! The command line: arguments in, one call of the library, its result out.
+//!
+//! Commands, options and exit codes are Barman's where they mean the same. One file a command: its
+//! `Args`, and a `run` that gets them and the [`Session`]. What Barman knows and this version does not
+//! is taken by the parser and refused in words ([`not_yet`]), never ignored.
+
+mod logging;
+mod not_yet;
+mod session;
+
+pub mod human;
+pub mod names;
+pub mod output;
+pub mod progress;
+pub mod table;
+
+pub mod backup;
+pub mod check;
+pub mod cron;
+pub mod delete;
+pub mod diagnose;
+pub mod get_wal;
+pub mod keep;
+pub mod list_backups;
+pub mod list_files;
+pub mod list_servers;
+pub mod repo;
+pub mod restore;
+pub mod show_backup;
+pub mod show_servers;
+pub mod status;
+pub mod switch_wal;
+pub mod verify_backup;
+pub mod wal_archive;
+pub mod wal_restore;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+pub use session::Session;
+
+use crate::config::values::LogLevel;
+use crate::config::{Config, Environment};
+use crate::error::{Error, Kind, Result};
+use output::{Color, Format, Output};
+use progress::Terminal;
+
+/// Back up PostgreSQL servers into a deduplicating, encrypted repository.
+///
+/// Takes base backups and WAL of PostgreSQL servers and restores any moment of them. Servers are
+/// described in barman.conf; commands, options and exit codes are those of Barman wherever they mean
+/// the same.
+#[derive(Parser)]
+#[command(
+    name = "barman",
+    version,
+    disable_version_flag = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = EXAMPLES
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "EXAMPLES:
+  barman check all                   Is every server configured so that it can be backed up?
+  barman backup main --wait          Back up server 'main' and wait for the WAL it needs
+  barman list-backups main           Show its backups
+  barman restore main latest /srv/pg Restore the latest one
+  barman help backup                 Tell all about one command";
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+struct GlobalArgs {
+    /// Read this configuration file
+    #[arg(short, long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Say nothing but warnings and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say what is going on inside
+    #[arg(short, long, global = true)]
+    debug: bool,
+    /// How to print results
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    format: Format,
+    /// When to use colours
+    #[arg(long, visible_alias = "colour", value_enum, default_value_t, global = true)]
+    color: Color,
+    /// What goes into the log file, instead of log_level
+    #[arg(long, value_name = "LEVEL", value_enum, ignore_case = true, global = true)]
+    log_level: Option<Level>,
+    /// Print the version
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// `--log-level`, in the words of Barman.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+enum Level {
+    Notset,
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(name = "list-servers", visible_alias = "list-server")]
+    ListServers(list_servers::Args),
+    #[command(name = "show-servers", visible_alias = "show-server")]
+    ShowServers(show_servers::Args),
+    Status(status::Args),
+    Check(check::Args),
+    Backup(backup::Args),
+    #[command(name = "list-backups", visible_alias = "list-backup")]
+    ListBackups(list_backups::Args),
+    #[command(name = "show-backup", visible_alias = "show-backups")]
+    ShowBackup(show_backup::Args),
+    #[command(name = "list-files")]
+    ListFiles(list_files::Args),
+    Delete(delete::Args),
+    Keep(keep::Args),
+    #[command(visible_alias = "recover")]
+    Restore(Box<restore::Args>),
+    #[command(name = "verify-backup", visible_alias = "verify")]
+    VerifyBackup(verify_backup::Args),
+    #[command(name = "switch-wal", visible_alias = "switch-xlog")]
+    SwitchWal(switch_wal::Args),
+    #[command(name = "wal-archive")]
+    WalArchive(wal_archive::Args),
+    #[command(name = "wal-restore")]
+    WalRestore(wal_restore::Args),
+    #[command(name = "get-wal")]
+    GetWal(get_wal::Args),
+    Cron(cron::Args),
+    Diagnose(diagnose::Args),
+    Repo(repo::Args),
+}
+
+/// A command line that was understood.
+pub struct Invocation {
+    global: GlobalArgs,
+    action: Action,
+}
+
+enum Action {
+    Run(Command),
+    /// What was asked for is Barman's, and not ours yet.
+    Refuse(Error),
+}
+
+/// Understands the command line; otherwise says why, or prints the help that was asked for, and gives
+/// the exit code.
+pub fn parse(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Invocation, ExitCode> {
+    let parsed = not_yet::command::<Cli>().try_get_matches_from(arguments).and_then(|matches| {
+        let global = GlobalArgs::from_arg_matches(&matches)?;
+        let action = match not_yet::used(&matches) {
+            Some(error) => Action::Refuse(error),
+            None => Action::Run(Command::from_arg_matches(&matches)?),
+        };
+        Ok(Invocation { global, action })
+    });
+    parsed.map_err(|error| {
+        // Nobody is left to tell when the help cannot be printed.
+        let _ = error.print();
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+    })
+}
+
+/// Does what the command line says, and returns its exit code.
+pub async fn run(invocation: Invocation) -> ExitCode {
+    let Invocation { global, action } = invocation;
+    let output = global.output();
+    let result = match action {
+        Action::Refuse(error) => Err(error),
+        Action::Run(command) => match global.load() {
+            Ok(config) => {
+                global.start_logging(&output, Some(&config));
+                report_doubts(&config, &output, &command);
+                let mut session = Session { config, output };
+                let result = dispatch(command, &mut session).await;
+                return end(session.output, result);
+            }
+            Err(error) => {
+                global.start_logging(&output, None);
+                Err(error)
+            }
+        },
+    };
+    end(output, result)
+}
+
+/// Says that the program cannot even begin.
+pub fn cannot_start(error: &std::io::Error) -> ExitCode {
+    let output = Output::new(output::Options::default(), Terminal::new(false));
+    end(output, Err(Error::new(Kind::Io, "cannot start worker threads").because(error.to_string())))
+}
+
+/// The answer of a command that is still to be written.
+pub fn not_built(command: &str) -> Error {
+    Error::new(Kind::Refused, format!("'barman {command}' is not built yet"))
+}
+
+async fn dispatch(command: Command, session: &mut Session) -> Result<()> {
+    match command {
+        Command::ListServers(args) => list_servers::run(args, session).await,
+        Command::ShowServers(args) => show_servers::run(args, session).await,
+        Command::Status(args) => status::run(args, session).await,
+        Command::Check(args) => check::run(args, session).await,
+        Command::Backup(args) => backup::run(args, session).await,
+        Command::ListBackups(args) => list_backups::run(args, session).await,
+        Command::ShowBackup(args) => show_backup::run(args, session).await,
+        Command::ListFiles(args) => list_files::run(args, session).await,
+        Command::Delete(args) => delete::run(args, session).await,
+        Command::Keep(args) => keep::run(args, session).await,
+        Command::Restore(args) => restore::run(*args, session).await,
+        Command::VerifyBackup(args) => verify_backup::run(args, session).await,
+        Command::SwitchWal(args) => switch_wal::run(args, session).await,
+        Command::WalArchive(args) => wal_archive::run(args, session).await,
+        Command::WalRestore(args) => wal_restore::run(args, session).await,
+        Command::GetWal(args) => get_wal::run(args, session).await,
+        Command::Cron(args) => cron::run(args, session).await,
+        Command::Diagnose(args) => diagnose::run(args, session).await,
+        Command::Repo(args) => repo::run(args, session).await,
+    }
+}
+
+fn end(output: Output, result: Result<()>) -> ExitCode {
+    if let Err(error) = result {
+        output.failure(&error);
+    }
+    ExitCode::from(output.finish())
+}
+
+/// Says what is doubtful in the configuration. PostgreSQL runs the WAL commands thousands of times a
+/// day: there it goes to the log only.
+fn report_doubts(config: &Config, output: &Output, command: &Command) {
+    let is_frequent =
+        matches!(command, Command::WalArchive(_) | Command::WalRestore(_) | Command::GetWal(_));
+    for warning in &config.warnings {
+        if is_frequent {
+            tracing::info!("{warning}");
+        } else {
+            output.warning(warning);
+        }
+    }
+    for note in &config.notes {
+        tracing::debug!("{note}");
+    }
+}
+
+impl GlobalArgs {
+    fn output(&self) -> Output {
+        let GlobalArgs { format, color, quiet, debug, .. } = *self;
+        let draws = format == Format::Console
+            && !quiet
+            && std::io::IsTerminal::is_terminal(&std::io::stderr());
+        Output::new(output::Options { format, color, quiet, debug }, Terminal::new(draws))
+    }
+
+    fn load(&self) -> Result<Config> {
+        Ok(Config::load(self.config.as_deref(), Environment::of_process()?)?)
+    }
+
+    fn start_logging(&self, output: &Output, config: Option<&Config>) {
+        let screen = if self.debug { LevelFilter::DEBUG } else { LevelFilter::WARN };
+        let file = config.and_then(|config| {
+            let level = match self.log_level {
+                Some(level) => level.filter(),
+                None if self.debug => LevelFilter::DEBUG,
+                None => config.global.log_level,
+            };
+            Some((config.global.log_file.as_deref()?, level))
+        });
+        logging::start(output.terminal(), screen, file);
+    }
+}
+
+impl Level {
+    fn filter(self) -> LevelFilter {
+        let name = format!("{self:?}");
+        name.parse::<LogLevel>().map_or(LevelFilter::INFO, |level| level.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! What every command works with: the configuration and the output.
+
+use super::names;
+use super::output::Output;
+use super::progress::Progress;
+use crate::config::{Config, RepositorySettings, Server};
+use crate::error::Result;
+
+/// One run of the program.
+pub struct Session {
+    /// The configuration.
+    pub config: Config,
+    /// Where everything is said.
+    pub output: Output,
+}
+
+impl Session {
+    /// The server called `name`.
+    pub fn server(&self, name: &str) -> Result<&Server> {
+        names::one(&self.config, name)
+    }
+
+    /// The servers that `names` (or `all`) mean. Unknown names are reported here; the others stay.
+    pub fn servers(&self, names: &[String]) -> Vec<&Server> {
+        let mut servers = Vec::new();
+        for server in names::many(&self.config, names) {
+            match server {
+                Ok(server) => servers.push(server),
+                Err(error) => self.output.failure(&error),
+            }
+        }
+        servers
+    }
+
+    /// The repository of a server, or the global one.
+    pub fn repository(&self, server: Option<&str>) -> Result<&RepositorySettings> {
+        Ok(match server {
+            Some(name) => &self.server(name)?.repository,
+            None => &self.config.global.repository,
+        })
+    }
+
+    /// A bar on the terminal, if anybody sees it.
+    pub fn progress(&self, phase: &str) -> Progress {
+        self.output.terminal().progress(phase)
+    }
+}
