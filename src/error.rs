@@ -34,6 +34,8 @@ pub enum Kind {
     Io,
     /// A signal ended the command.
     Interrupted,
+    /// A bug in this program.
+    Internal,
 }
 
 /// A failure with all a person needs to act on it.

@@ -1,5 +1,7 @@
 //! The one integration test binary: linking dominates, so every suite is a module of it.
 
+#![allow(clippy::unwrap_used)]
+
 mod cli;
 mod servers;
 mod support;

@@ -48,6 +48,7 @@ pub struct Args {
     /// Give up the checks after so many seconds; 0 never does. Overrides check_timeout
     #[arg(long, value_name = "SECONDS")]
     pub check_timeout: Option<u32>,
+    /// What Barman has and is refused here.
     #[command(flatten)]
     pub missing: Missing,
 }

@@ -30,6 +30,7 @@ pub struct Args {
     /// Partial segments are never archived, so there is none to take in place of a full one
     #[arg(short = 'P', long, hide = true)]
     pub partial: bool,
+    /// What Barman has and is refused here.
     #[command(flatten)]
     pub missing: Missing,
 }

@@ -15,6 +15,7 @@ pub struct Args {
     pub server_name: String,
     /// Id or name of the backup; also first, last, latest, oldest or last-failed
     pub backup_id: String,
+    /// What to do.
     #[command(flatten)]
     pub action: Action,
 }

@@ -35,10 +35,12 @@ pub mod wal_archive;
 pub mod wal_restore;
 
 use std::ffi::OsString;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use futures::FutureExt;
 use tracing::level_filters::LevelFilter;
 
 pub use session::Session;
@@ -153,55 +155,61 @@ enum Command {
 /// A command line that was understood.
 pub struct Invocation {
     global: GlobalArgs,
-    action: Action,
-}
-
-enum Action {
-    Run(Command),
-    /// What was asked for is Barman's, and not ours yet.
-    Refuse(Error),
+    /// The command, or the answer that it uses what is Barman's and not ours yet.
+    command: Result<Command>,
 }
 
 /// Understands the command line; otherwise says why, or prints the help that was asked for, and gives
 /// the exit code.
 pub fn parse(
-    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<Invocation, ExitCode> {
-    let parsed = not_yet::command::<Cli>().try_get_matches_from(arguments).and_then(|matches| {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let parsed = not_yet::command::<Cli>().try_get_matches_from(&arguments).and_then(|matches| {
         let global = GlobalArgs::from_arg_matches(&matches)?;
-        let action = match not_yet::used(&matches) {
-            Some(error) => Action::Refuse(error),
-            None => Action::Run(Command::from_arg_matches(&matches)?),
+        let command = match not_yet::used(&matches) {
+            Some(error) => Err(error),
+            None => Ok(Command::from_arg_matches(&matches)?),
         };
-        Ok(Invocation { global, action })
+        Ok(Invocation { global, command })
     });
     parsed.map_err(|error| {
         // Nobody is left to tell when the help cannot be printed.
         let _ = error.print();
-        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+        let is_wal_restore = arguments.iter().any(|argument| argument == wal_restore::NAME);
+        match u8::try_from(error.exit_code()).unwrap_or(1) {
+            1.. if is_wal_restore => ExitCode::from(wal_restore::FAILED),
+            code => ExitCode::from(code),
+        }
     })
 }
 
 /// Does what the command line says, and returns its exit code.
 pub async fn run(invocation: Invocation) -> ExitCode {
-    let Invocation { global, action } = invocation;
+    let Invocation { global, command } = invocation;
     let output = global.output();
-    let result = match action {
-        Action::Refuse(error) => Err(error),
-        Action::Run(command) => match global.load() {
-            Ok(config) => {
-                global.start_logging(&output, Some(&config));
-                report_doubts(&config, &output, &command);
-                let mut session = Session { config, output };
-                let result = dispatch(command, &mut session).await;
-                return end(session.output, result);
-            }
-            Err(error) => {
-                global.start_logging(&output, None);
-                Err(error)
-            }
-        },
+    let command = match command {
+        Ok(command) => command,
+        Err(error) => return end(output, Err(error)),
     };
+    let is_wal_restore = matches!(command, Command::WalRestore(_));
+    let (output, result) = match global.load() {
+        Ok(config) => {
+            global.start_logging(&output, Some(&config));
+            report_doubts(&config, &output, &command);
+            let mut session = Session { config, output };
+            let run = AssertUnwindSafe(dispatch(command, &mut session)).catch_unwind();
+            let result = run.await.unwrap_or_else(|_| Err(bug()));
+            (session.output, result)
+        }
+        Err(error) => {
+            global.start_logging(&output, None);
+            (output, Err(error))
+        }
+    };
+    if is_wal_restore && result.is_err() {
+        output.set_exit_code(wal_restore::FAILED);
+    }
     end(output, result)
 }
 
@@ -214,6 +222,12 @@ pub fn cannot_start(error: &std::io::Error) -> ExitCode {
 /// The answer of a command that is still to be written.
 pub fn not_built(command: &str) -> Error {
     Error::new(Kind::Refused, format!("'barman {command}' is not built yet"))
+}
+
+/// The error of a command that panicked. What happened is on standard error already.
+fn bug() -> Error {
+    Error::new(Kind::Internal, "barman stopped because of a bug in itself")
+        .hint("run it again with --debug and report what it says")
 }
 
 async fn dispatch(command: Command, session: &mut Session) -> Result<()> {

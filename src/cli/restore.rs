@@ -24,6 +24,7 @@ pub struct Args {
     /// Follow this timeline: a number, 'latest' or 'current'
     #[arg(long, value_name = "TARGET_TLI")]
     pub target_tli: Option<String>,
+    /// Where recovery ends.
     #[command(flatten)]
     pub target: Target,
     /// Stop just before the target instead of just after it
@@ -59,6 +60,7 @@ pub struct Args {
     /// There is no staged WAL
     #[arg(long, hide = true)]
     pub skip_archive_wal: bool,
+    /// What Barman has and is refused here.
     #[command(flatten)]
     pub missing: Missing,
 }

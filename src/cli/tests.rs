@@ -17,9 +17,9 @@ fn commands() -> Vec<(String, clap::Command)> {
 }
 
 fn refusal(line: &str) -> String {
-    match parse(line.split_whitespace()).map(|invocation| invocation.action) {
-        Ok(Action::Refuse(error)) => format!("{error}; {}", error.hint_text().unwrap_or_default()),
-        Ok(Action::Run(_)) => "accepted".to_owned(),
+    match parse(line.split_whitespace()).map(|invocation| invocation.command) {
+        Ok(Err(error)) => format!("{error}; {}", error.hint_text().unwrap_or_default()),
+        Ok(Ok(_)) => "accepted".to_owned(),
         Err(code) => format!("{code:?}"),
     }
 }
@@ -123,6 +123,8 @@ fn bad_command_lines_are_usage_errors() {
     ] {
         assert_eq!(refusal(line), format!("{:?}", ExitCode::from(2)), "{line}");
     }
+    // PostgreSQL would take 2 for "there is no more WAL".
+    assert_eq!(refusal("barman wal-restore pg"), format!("{:?}", ExitCode::from(126)));
     assert_eq!(refusal("barman help backup"), format!("{:?}", ExitCode::SUCCESS));
     assert_eq!(refusal("barman --version"), format!("{:?}", ExitCode::SUCCESS));
 }

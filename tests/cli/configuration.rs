@@ -183,6 +183,14 @@ fn what_is_missing_is_refused_with_one() {
 }
 
 #[test]
+fn a_wal_restore_that_fails_does_not_look_like_the_end_of_the_archive() {
+    let setup = Setup::new("[main]\nwhat\n");
+    assert_eq!(setup.barman("wal-restore main 000000010000000000000001 /x").code, 126);
+    assert_eq!(setup.barman("wal-restore main").code, 126);
+    assert_eq!(setup.barman("wal-restore --help").code, 0);
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let setup = Setup::new("repository = /r\n[main]\nconninfo = host=a\n");
     let barman = env!("CARGO_BIN_EXE_barman");
