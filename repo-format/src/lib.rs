@@ -8,10 +8,10 @@
 //! From the bottom up:
 //!
 //! - [`limits`], [`codec`], [`ids`]: maxima, strict decoding, identifiers;
-//! - [`keys`], [`seal`], [`slot`], [`key_file`]: secrets, sealed boxes, wrapped keys;
+//! - [`keys`], [`seal`], [`slot`], [`keyfile`]: secrets, sealed boxes, wrapped keys;
 //! - [`chunk`], [`blob`], [`pack`], [`index`]: content, how it is stored, and where;
 //! - [`content`], [`tree`], [`snapshot`], [`wal`]: files, directories, backups, WAL;
-//! - [`config`], [`note`], [`session`], [`maintenance`]: the objects around them;
+//! - [`config`], [`note`], [`session`], [`maintenance`], [`role`]: the objects around them;
 //! - [`envelope`], [`record`], [`names`]: the frame of an object, sealed records, names in the store.
 
 pub mod blob;
@@ -22,7 +22,7 @@ pub mod content;
 pub mod envelope;
 pub mod ids;
 pub mod index;
-pub mod key_file;
+pub mod keyfile;
 pub mod keys;
 pub mod limits;
 pub mod maintenance;
@@ -30,6 +30,7 @@ pub mod names;
 pub mod note;
 pub mod pack;
 pub mod record;
+pub mod role;
 pub mod seal;
 pub mod session;
 pub mod slot;

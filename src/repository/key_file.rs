@@ -17,7 +17,7 @@ use crate::storage::local::{create_directories, sync_directory};
 /// If there is a file of this name: a key file is never overwritten.
 pub fn create(path: &Path) -> Result<Secret> {
     let secret = Secret::random()?;
-    let text = repo_format::key_file::encode(&secret);
+    let text = repo_format::keyfile::encode(&secret);
     let write = || -> std::io::Result<()> {
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
@@ -42,9 +42,8 @@ pub fn read(path: &Path) -> Result<Secret> {
             format!("others can access it (mode {:04o}); chmod 0600", metadata.mode() & 0o7777);
         return Err(error(path, reason));
     }
-    let text = fs::read_to_string(path).map_err(|e| error(path, format!("cannot be read: {e}")))?;
-    let text = Zeroizing::new(text);
-    repo_format::key_file::parse(&text)
+    let text = fs::read(path).map_err(|e| error(path, format!("cannot be read: {e}")))?;
+    repo_format::keyfile::decode(&Zeroizing::new(text))
         .map_err(|_| error(path, "it is not a key file of a barman repository".into()))
 }
 
