@@ -5,6 +5,8 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod backup;
+pub mod catalog;
 pub mod chunking;
 pub mod cli;
 pub mod config;

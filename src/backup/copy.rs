@@ -1,0 +1,354 @@
+//! Copies the archives of a base backup into the repository, while they stream.
+//!
+//! ```text
+//! frames → tar entries → file bytes → { page checksums, manifest checksum, chunks }
+//! ```
+//!
+//! Nothing is held but what is in flight: a relation of any size passes in pieces.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use repo_format::chunk::ChunkKind;
+use repo_format::tree::File;
+use tokio::sync::mpsc::Receiver;
+
+use super::pages::PageCheck;
+use super::tree::TreeBuilder;
+use crate::chunking::Grid;
+use crate::chunking::writer::ContentWriter;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::backup_label::{BackupLabel, MappedTablespace, parse_tablespace_map};
+use crate::postgres::backup_manifest::{BackupManifest, FileChecksum};
+use crate::postgres::base_backup::Frame;
+use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
+use crate::postgres::error::FormatError;
+use crate::postgres::relation_file::{FileKind, classify};
+use crate::progress::Progress;
+use crate::repository::Repository;
+use crate::repository::writer::Writer;
+
+/// How much of a file is handled at once.
+const PIECE: usize = 256 * 1024;
+
+/// The largest manifest: the files of some tens of millions of relations.
+const MAX_MANIFEST: usize = 4 << 30;
+
+/// Files that are also kept in memory, to be read here.
+const SMALL: usize = 1 << 20;
+
+/// What a base backup was found to be.
+#[derive(Debug)]
+pub struct Copied {
+    /// The tree of the data directory, not yet stored.
+    pub tree: TreeBuilder,
+    /// The backup's label.
+    pub label: BackupLabel,
+    /// The control file.
+    pub control: ControlFile,
+    /// The tablespaces outside the data directory.
+    pub tablespaces: Vec<MappedTablespace>,
+    /// Pages with wrong checksums.
+    pub pages: PageCheck,
+    /// The server's manifest, which agrees with what arrived.
+    pub manifest: BackupManifest,
+    /// Regular files.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes of runs of zeros.
+    pub zero_bytes: u64,
+}
+
+/// Copies what `frames` bring into `writer`. Blocks, and is for a thread of its own.
+///
+/// # Errors
+/// If the server's manifest disagrees with what arrived, if something is not what a server sends, or if
+/// the repository fails. When `frames` ends early, the sender knows why.
+pub fn copy(
+    frames: Receiver<Frame>,
+    repository: &Arc<Repository>,
+    writer: &mut Writer,
+    verify_pages: bool,
+    directory_mode: u32,
+    progress: &Progress,
+) -> Result<Copied> {
+    let mut frames = Frames { frames, data: Bytes::new(), next: None };
+    let mut copy = Copy {
+        repository,
+        writer,
+        verify_pages,
+        progress,
+        tree: TreeBuilder::new(directory_mode),
+        pages: PageCheck::default(),
+        checksums: BTreeMap::new(),
+        small: BTreeMap::new(),
+        files: 0,
+        bytes: 0,
+        zero_bytes: 0,
+    };
+    let mut manifest = None;
+    while let Some(frame) = frames.next_part() {
+        match frame {
+            Frame::Archive { name, .. } => copy.archive(&name, &mut frames)?,
+            Frame::Manifest => manifest = Some(read_manifest(&mut frames)?),
+            Frame::Data(_) | Frame::Progress(_) => return Err(protocol("data came before its archive")),
+        }
+    }
+    let manifest = manifest.ok_or_else(|| protocol("the manifest did not come"))?;
+    copy.finish(&manifest)
+}
+
+struct Copy<'a> {
+    repository: &'a Arc<Repository>,
+    writer: &'a mut Writer,
+    verify_pages: bool,
+    progress: &'a Progress,
+    tree: TreeBuilder,
+    pages: PageCheck,
+    /// Length and CRC-32C of each file, for the manifest.
+    checksums: BTreeMap<Vec<u8>, (u64, u32)>,
+    small: BTreeMap<&'static str, Vec<u8>>,
+    files: u64,
+    bytes: u64,
+    zero_bytes: u64,
+}
+
+/// Files that tell what the backup is.
+const TELLING: [&str; 3] = ["backup_label", "tablespace_map", CONTROL_FILE];
+
+impl Copy<'_> {
+    fn archive(&mut self, name: &str, frames: &mut Frames) -> Result<()> {
+        let prefix = match name.strip_suffix(".tar") {
+            Some("base") => String::new(),
+            Some(oid) if oid.parse::<u32>().is_ok() => format!("pg_tblspc/{oid}"),
+            _ => return Err(protocol(&format!("there is an archive called {name:?}"))),
+        };
+        self.tree.directory(prefix.as_bytes(), self.directory_mode())?;
+        let mut archive = tar::Archive::new(&mut *frames);
+        let broken = |e: io::Error| protocol(&format!("{name} is not a sound tar archive: {e}"));
+        for entry in archive.entries().map_err(broken)? {
+            let mut entry = entry.map_err(broken)?;
+            let path = join(&prefix, &entry.path_bytes());
+            let header = entry.header();
+            let mode = header.mode().map_err(broken)? & 0o7777;
+            match header.entry_type() {
+                tar::EntryType::Directory => self.tree.directory(&path, mode)?,
+                tar::EntryType::Symlink => {
+                    let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                    self.tree.symlink(&path, target)?;
+                }
+                tar::EntryType::Regular => {
+                    let mtime = header.mtime().map_err(broken)?;
+                    let size = header.size().map_err(broken)?;
+                    let mtime = i64::try_from(mtime).unwrap_or_default();
+                    self.file(&path, size, mode, mtime, &mut entry)?;
+                }
+                other => {
+                    let path = String::from_utf8_lossy(&path);
+                    return Err(protocol(&format!("{path} is of kind {other:?}")));
+                }
+            }
+        }
+        // What follows the end of the archive is padding.
+        io::copy(frames, &mut io::sink()).map_err(broken)?;
+        Ok(())
+    }
+
+    fn directory_mode(&self) -> u32 {
+        self.tree.default_mode()
+    }
+
+    fn file(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        mode: u32,
+        mtime: i64,
+        from: &mut impl Read,
+    ) -> Result<()> {
+        let keys = self.repository.keys().naming();
+        let text = String::from_utf8_lossy(path);
+        let kind = classify(&text);
+        let grid = match kind {
+            FileKind::Relation(_) | FileKind::Slru(_) => Grid::Pages,
+            FileKind::ControlFile | FileKind::Other => Grid::Stream,
+        };
+        let mut pages = match kind {
+            FileKind::Relation(relation) if self.verify_pages => {
+                Some(self.pages.file(&text, &relation))
+            }
+            _ => None,
+        };
+        let mut telling = TELLING
+            .into_iter()
+            .find(|telling| *telling == text && size <= SMALL as u64)
+            .map(|telling| (telling, Vec::new()));
+        let mut content = ContentWriter::new(self.writer, keys, grid, ChunkKind::Data);
+        let mut piece = vec![0; PIECE.min(usize::try_from(size).unwrap_or(PIECE))];
+        let (mut left, mut crc) = (size, 0);
+        while left > 0 {
+            let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = from
+                .read(piece.get_mut(..wanted).unwrap_or_default())
+                .map_err(|e| protocol(&format!("{text} is cut short: {e}")))?;
+            if read == 0 {
+                return Err(protocol(&format!("{text} is cut short by {left} bytes")));
+            }
+            let bytes = piece.get(..read).unwrap_or_default();
+            left -= read as u64;
+            crc = crc32c::crc32c_append(crc, bytes);
+            if let Some(pages) = &mut pages {
+                pages.update(bytes);
+            }
+            if let Some((_, telling)) = &mut telling {
+                telling.extend_from_slice(bytes);
+            }
+            content.write(bytes)?;
+            self.progress.advance(read as u64);
+        }
+        let stored = content.finish()?;
+        self.files += 1;
+        self.bytes += size;
+        self.zero_bytes += stored.zero_bytes;
+        self.checksums.insert(path.to_vec(), (size, crc));
+        if let Some((name, bytes)) = telling {
+            self.small.insert(name, bytes);
+        }
+        let file = File { mode, mtime, size, digest: stored.digest, content: stored.content };
+        self.tree.file(path, file)
+    }
+
+    fn finish(self, manifest: &[u8]) -> Result<Copied> {
+        let parsed = BackupManifest::parse(manifest).map_err(sent_wrong("its backup manifest"))?;
+        verify(&parsed, &self.checksums)?;
+        let file = |name: &str| -> Result<&[u8]> {
+            let bytes = self.small.get(name).map(Vec::as_slice);
+            bytes.ok_or_else(|| protocol(&format!("{name} did not come")))
+        };
+        let label =
+            BackupLabel::parse(file("backup_label")?).map_err(sent_wrong("backup_label"))?;
+        let control = ControlFile::parse(file(CONTROL_FILE)?).map_err(sent_wrong(CONTROL_FILE))?;
+        let tablespaces = match self.small.get("tablespace_map") {
+            Some(map) => parse_tablespace_map(map).map_err(sent_wrong("tablespace_map"))?,
+            None => vec![],
+        };
+        Ok(Copied {
+            tree: self.tree,
+            label,
+            control,
+            tablespaces,
+            pages: self.pages,
+            manifest: parsed,
+            files: self.files,
+            bytes: self.bytes,
+            zero_bytes: self.zero_bytes,
+        })
+    }
+}
+
+/// Compares the manifest with what arrived: every file of one is in the other, with the same bytes.
+fn verify(manifest: &BackupManifest, arrived: &BTreeMap<Vec<u8>, (u64, u32)>) -> Result<()> {
+    let wrong = |path: &[u8], what: &str| {
+        Err(Error::new(
+            Kind::Postgres,
+            format!(
+                "{} {what}: something was lost or changed on the way",
+                String::from_utf8_lossy(path)
+            ),
+        )
+        .hint("run the backup again; if it happens again, suspect the network or memory"))
+    };
+    for file in &manifest.files {
+        let Some((size, crc)) = arrived.get(&file.path) else {
+            return wrong(&file.path, "is in the server's manifest and did not arrive");
+        };
+        if *size != file.size {
+            return wrong(&file.path, "has another size than in the server's manifest");
+        }
+        if file.checksum.as_ref().is_some_and(|sum| *sum != FileChecksum::crc32c(*crc)) {
+            return wrong(&file.path, "has another checksum than in the server's manifest");
+        }
+    }
+    if manifest.files.len() < arrived.len() {
+        let listed: std::collections::BTreeSet<&[u8]> =
+            manifest.files.iter().map(|file| file.path.as_slice()).collect();
+        if let Some(path) = arrived.keys().find(|path| !listed.contains(path.as_slice())) {
+            return wrong(path, "arrived and is not in the server's manifest");
+        }
+    }
+    Ok(())
+}
+
+/// The path of an entry within the data directory.
+fn join(prefix: &str, name: &[u8]) -> Vec<u8> {
+    // Some directories are sent as `./pg_wal/…`, and all with a slash at the end.
+    let name = name.strip_prefix(b"./").unwrap_or(name);
+    let name = name.strip_suffix(b"/").unwrap_or(name);
+    if prefix.is_empty() {
+        return name.to_vec();
+    }
+    [prefix.as_bytes(), b"/", name].concat()
+}
+
+fn read_manifest(frames: &mut Frames) -> Result<Vec<u8>> {
+    let mut manifest = vec![];
+    let limit = MAX_MANIFEST as u64;
+    frames
+        .take(limit)
+        .read_to_end(&mut manifest)
+        .map_err(|e| protocol(&format!("the manifest is cut short: {e}")))?;
+    Ok(manifest)
+}
+
+fn protocol(what: &str) -> Error {
+    Error::new(Kind::Postgres, format!("the base backup is not what a server sends: {what}"))
+}
+
+fn sent_wrong(what: &'static str) -> impl Fn(FormatError) -> Error {
+    move |error| {
+        Error::new(Kind::Postgres, format!("the server sent something wrong as {what}"))
+            .because(error)
+    }
+}
+
+/// The frames of a backup, one archive after the other as a stream of bytes.
+struct Frames {
+    frames: Receiver<Frame>,
+    data: Bytes,
+    next: Option<Frame>,
+}
+
+impl Frames {
+    /// The beginning of the next archive or of the manifest.
+    fn next_part(&mut self) -> Option<Frame> {
+        loop {
+            match self.next.take().or_else(|| self.frames.blocking_recv())? {
+                Frame::Data(_) | Frame::Progress(_) => {}
+                part => return Some(part),
+            }
+        }
+    }
+}
+
+impl Read for Frames {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.data.is_empty() {
+            if self.next.is_some() {
+                return Ok(0);
+            }
+            match self.frames.blocking_recv() {
+                None => return Ok(0),
+                Some(Frame::Data(data)) => self.data = data,
+                Some(Frame::Progress(_)) => {}
+                Some(part) => self.next = Some(part),
+            }
+        }
+        let length = out.len().min(self.data.len());
+        let (out, _) = out.split_at_mut(length);
+        self.data.copy_to_slice(out);
+        Ok(length)
+    }
+}

@@ -1,0 +1,89 @@
+//! Verifies page checksums while files pass, in place of the server.
+//!
+//! A page that was being written while it was read may be torn; recovery replaces it, if its LSN lies
+//! between the backup's start and stop. Where the backup stops is known only at its end, so that
+//! pages with wrong checksums are kept until then.
+
+use repo_format::snapshot::{BadPage, BadPages, MAX_BAD_PAGES};
+
+use crate::postgres::lsn::Lsn;
+use crate::postgres::page::{PAGE_SIZE, PageVerdict, verify_page};
+use crate::postgres::relation_file::{DEFAULT_SEGMENT_BLOCKS, RelationFile};
+
+/// So many suspects are told apart; more are simply bad.
+const MAX_SUSPECTS: usize = 100_000;
+
+/// All pages of a backup whose checksums are wrong.
+#[derive(Debug, Default)]
+pub struct PageCheck {
+    suspects: Vec<Suspect>,
+    more: u64,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    path: String,
+    block: u32,
+    lsn: Lsn,
+}
+
+impl PageCheck {
+    /// Begins to verify a file.
+    pub fn file<'c>(&'c mut self, path: &'c str, relation: &RelationFile) -> FileCheck<'c> {
+        let block = relation.first_block(DEFAULT_SEGMENT_BLOCKS).unwrap_or_default();
+        FileCheck { check: self, path, block, partial: Vec::new() }
+    }
+
+    /// The pages that nothing explains, in a backup from `start` to `stop`.
+    pub fn finish(self, start: Lsn, stop: Lsn) -> BadPages {
+        let bad =
+            self.suspects.into_iter().filter(|suspect| !(start..=stop).contains(&suspect.lsn));
+        let bad: Vec<BadPage> =
+            bad.map(|suspect| BadPage { path: suspect.path, block: suspect.block }).collect();
+        let count = bad.len() as u64 + self.more;
+        BadPages { count, first: bad.into_iter().take(MAX_BAD_PAGES).collect() }
+    }
+}
+
+/// Verifies the pages of one file.
+#[derive(Debug)]
+pub struct FileCheck<'c> {
+    check: &'c mut PageCheck,
+    path: &'c str,
+    block: u32,
+    partial: Vec<u8>,
+}
+
+impl FileCheck<'_> {
+    /// Takes the next bytes of the file. A short page at its end is not verified, as PostgreSQL has
+    /// it: the file was being extended.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        if !self.partial.is_empty() {
+            let (head, tail) = bytes.split_at(bytes.len().min(PAGE_SIZE - self.partial.len()));
+            self.partial.extend_from_slice(head);
+            bytes = tail;
+            if let Ok(page) = <&[u8; PAGE_SIZE]>::try_from(self.partial.as_slice()) {
+                let page = *page;
+                self.page(&page);
+                self.partial.clear();
+            } else {
+                return;
+            }
+        }
+        let (pages, rest) = bytes.as_chunks::<PAGE_SIZE>();
+        pages.iter().for_each(|page| self.page(page));
+        self.partial.extend_from_slice(rest);
+    }
+
+    fn page(&mut self, page: &[u8; PAGE_SIZE]) {
+        if let PageVerdict::Bad { lsn, .. } = verify_page(page, self.block) {
+            if self.check.suspects.len() < MAX_SUSPECTS {
+                let suspect = Suspect { path: self.path.to_owned(), block: self.block, lsn };
+                self.check.suspects.push(suspect);
+            } else {
+                self.check.more += 1;
+            }
+        }
+        self.block = self.block.wrapping_add(1);
+    }
+}

@@ -1,0 +1,279 @@
+//! The catalogue: what is known of a server's backups, from snapshots, notes, sessions and WAL.
+
+pub mod resolve;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use repo_format::note::{Failure, KeepTarget};
+use repo_format::session::{Activity, Session};
+use repo_format::snapshot::Snapshot;
+
+use crate::error::{Error, Kind, Result};
+use crate::postgres::lsn::{Lsn, TimelineId};
+use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, segments_between};
+use crate::repository::notes::{self, BackupNotes};
+use crate::repository::wal::StoredWal;
+use crate::repository::{Repository, sessions, snapshots};
+use crate::wal::inventory::{Gap, Inventory};
+
+/// Where a backup is in its life. It is derived from what is there, never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It is being made.
+    Started,
+    /// It is complete, and so is the WAL that it needs.
+    Done,
+    /// It is complete, and some of the WAL that it needs is not archived.
+    WaitingForWals,
+    /// It failed.
+    Failed,
+}
+
+impl Status {
+    /// Barman's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Started => "STARTED",
+            Status::Done => "DONE",
+            Status::WaitingForWals => "WAITING_FOR_WALS",
+            Status::Failed => "FAILED",
+        }
+    }
+}
+
+/// All that is known of a server's backups.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// The server.
+    pub server: String,
+    /// Its backups, oldest first; deleted ones are left out.
+    pub backups: Vec<Backup>,
+    /// The WAL of each cluster the server has had.
+    pub wal: BTreeMap<u64, Inventory>,
+}
+
+/// A backup.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    /// Its id.
+    pub id: String,
+    /// Its snapshot, if it has one.
+    pub snapshot: Option<Snapshot>,
+    /// For what it is kept, if it is.
+    pub keep: Option<KeepTarget>,
+    /// How it failed, if it did.
+    pub failure: Option<Failure>,
+    /// Who makes it now, if anyone does.
+    pub running: Option<Session>,
+    /// The WAL that it needs.
+    pub needed: NeededWal,
+    /// The WAL after it, until the next backup of the same cluster.
+    pub following: FollowingWal,
+}
+
+/// The WAL that makes a backup consistent.
+#[derive(Debug, Clone, Default)]
+pub struct NeededWal {
+    /// The segments, with those that are missing.
+    pub segments: Vec<SegmentName>,
+    /// What is missing.
+    pub gaps: Vec<Gap>,
+    /// What is there takes so many bytes in the archive.
+    pub stored_bytes: u64,
+}
+
+/// WAL that was archived after a backup's end.
+#[derive(Debug, Clone, Default)]
+pub struct FollowingWal {
+    /// How many segments.
+    pub segments: u64,
+    /// What they take in the archive, in bytes.
+    pub stored_bytes: u64,
+    /// The last of them.
+    pub last: Option<SegmentName>,
+    /// When the first and the last were archived.
+    pub archived: Option<(SystemTime, SystemTime)>,
+}
+
+impl Backup {
+    /// Where the backup is in its life.
+    pub fn status(&self) -> Status {
+        match (&self.snapshot, &self.running) {
+            (_, Some(_)) => Status::Started,
+            (Some(_), None) if self.failure.is_some() => Status::Failed,
+            (Some(_), None) if self.needed.gaps.is_empty() => Status::Done,
+            (Some(_), None) => Status::WaitingForWals,
+            (None, None) => Status::Failed,
+        }
+    }
+
+    /// The snapshot of a backup that can be used.
+    ///
+    /// # Errors
+    /// If the backup failed, or is still being made.
+    pub fn usable(&self) -> Result<&Snapshot> {
+        match (self.status(), &self.snapshot) {
+            (Status::Done | Status::WaitingForWals, Some(snapshot)) => Ok(snapshot),
+            (status, _) => Err(Error::new(
+                Kind::Refused,
+                format!("backup {} has status {}", self.id, status.name()),
+            )
+            .hint("choose another one: barman list-backups")),
+        }
+    }
+
+    /// The name that the user gave the backup.
+    pub fn name(&self) -> Option<&str> {
+        let of_snapshot = self.snapshot.as_ref().and_then(|snapshot| snapshot.name.as_deref());
+        of_snapshot.or(self.failure.as_ref().and_then(|failure| failure.name.as_deref()))
+    }
+}
+
+impl Catalog {
+    /// Reads the catalogue of a server.
+    pub async fn load(repository: &Repository, server: &str) -> Result<Self> {
+        // In this order: a backup that is committed meanwhile has a session, a snapshot, or both.
+        let mut running = running_backups(repository, server).await?;
+        let snapshots = snapshots::of_server(repository, server).await?;
+        let mut notes = notes::of_server(repository, server).await?;
+        let mut wal = BTreeMap::new();
+        for system in crate::wal::inventory::system_ids(repository, server).await? {
+            wal.insert(system, Inventory::load(repository, server, system).await?);
+        }
+        let mut backups = vec![];
+        for (at, snapshot) in snapshots.iter().enumerate() {
+            let notes = notes.remove(&snapshot.backup_id).unwrap_or_default();
+            let next =
+                snapshots.iter().skip(at + 1).find(|next| next.system_id == snapshot.system_id);
+            if !notes.deleted {
+                let inventory = wal.entry(snapshot.system_id).or_default();
+                let running = running.remove(&snapshot.backup_id);
+                backups.push(with_snapshot(snapshot, next, notes, running, inventory)?);
+            }
+        }
+        let failed = notes.into_iter().filter(|(_, notes)| !notes.deleted);
+        backups.extend(failed.map(|(id, notes)| without_snapshot(id, notes, None)));
+        backups.extend(
+            running
+                .into_iter()
+                .map(|(id, session)| without_snapshot(id, BackupNotes::default(), Some(session))),
+        );
+        // Order follows the sequence; backups without one are placed by their ids.
+        backups.sort_by(|a, b| a.id.cmp(&b.id));
+        let order = |backup: &Backup| backup.snapshot.as_ref().map(|s| s.sequence);
+        let mut with_order: Vec<Backup> =
+            backups.iter().filter(|b| b.snapshot.is_some()).cloned().collect();
+        with_order.sort_by_key(order);
+        let mut in_order = with_order.into_iter();
+        let backups = backups
+            .into_iter()
+            .map(|backup| match backup.snapshot {
+                Some(_) => in_order.next().unwrap_or(backup),
+                None => backup,
+            })
+            .collect();
+        Ok(Catalog { server: server.to_owned(), backups, wal })
+    }
+
+    /// The backups that can be restored, oldest first.
+    pub fn usable(&self) -> impl DoubleEndedIterator<Item = (&Backup, &Snapshot)> {
+        self.backups.iter().filter_map(|backup| Some((backup, backup.usable().ok()?)))
+    }
+
+    /// The backups before and after one, of those that can be restored.
+    pub fn neighbours(&self, id: &str) -> (Option<&Backup>, Option<&Backup>) {
+        let usable: Vec<&Backup> = self.usable().map(|(backup, _)| backup).collect();
+        let Some(at) = usable.iter().position(|backup| backup.id == id) else {
+            return (None, None);
+        };
+        let before = at.checked_sub(1).and_then(|before| usable.get(before));
+        (before.copied(), usable.get(at + 1).copied())
+    }
+}
+
+async fn running_backups(
+    repository: &Repository,
+    server: &str,
+) -> Result<BTreeMap<String, Session>> {
+    let mut running = BTreeMap::new();
+    for found in sessions::live(repository).await? {
+        let Some(session) = found.session else { continue };
+        if let Activity::Backup { server: of, backup_id, .. } = &session.activity
+            && of == server
+        {
+            running.insert(backup_id.clone(), session);
+        }
+    }
+    Ok(running)
+}
+
+fn with_snapshot(
+    snapshot: &Snapshot,
+    next: Option<&Snapshot>,
+    notes: BackupNotes,
+    running: Option<Session>,
+    inventory: &Inventory,
+) -> Result<Backup> {
+    let size = segment_size(snapshot)?;
+    let wal = &snapshot.wal;
+    let timeline = TimelineId(wal.stop_timeline);
+    let (start, stop) = (Lsn(wal.start_lsn), Lsn(wal.stop_lsn));
+    let segments: Vec<SegmentName> = segments_between(timeline, start, stop, size).collect();
+    let wanted: BTreeSet<SegmentName> = segments.iter().copied().collect();
+    let first = SegmentName::containing(timeline, start, size);
+    let stored = |wal: &StoredWal| wal.stored_size;
+    let mut needed =
+        NeededWal { gaps: inventory.gaps(timeline, start, stop, size), segments, stored_bytes: 0 };
+    let mut following = FollowingWal::default();
+    let until = next.map(|next| Lsn(next.wal.start_lsn));
+    let last_needed = SegmentNo::before(stop, size);
+    for (name, file) in inventory.files() {
+        let Some(segment) = name.segment().filter(|segment| segment.timeline >= timeline) else {
+            continue;
+        };
+        if wanted.contains(&segment) {
+            needed.stored_bytes += stored(file);
+            continue;
+        }
+        let Ok(number) = segment.number(size) else { continue };
+        let before_next = until.is_none_or(|until| number.start(size) < until);
+        if segment >= first && number > last_needed && before_next {
+            following.segments += 1;
+            following.stored_bytes += stored(file);
+            following.last = Some(segment);
+            let (oldest, newest) =
+                following.archived.unwrap_or((file.archived_at, file.archived_at));
+            following.archived = Some((oldest.min(file.archived_at), newest.max(file.archived_at)));
+        }
+    }
+    Ok(Backup {
+        id: snapshot.backup_id.clone(),
+        snapshot: Some(snapshot.clone()),
+        keep: notes.keep,
+        failure: notes.failure,
+        running,
+        needed,
+        following,
+    })
+}
+
+fn without_snapshot(id: String, notes: BackupNotes, running: Option<Session>) -> Backup {
+    Backup {
+        id,
+        snapshot: None,
+        keep: None,
+        failure: notes.failure,
+        running,
+        needed: NeededWal::default(),
+        following: FollowingWal::default(),
+    }
+}
+
+/// The size of the WAL segments of a backup's cluster.
+pub fn segment_size(snapshot: &Snapshot) -> Result<SegmentSize> {
+    SegmentSize::new(u64::from(snapshot.cluster.wal_segment_size)).map_err(|error| {
+        Error::new(Kind::Damaged, format!("backup {} makes no sense", snapshot.backup_id))
+            .because(error)
+    })
+}

@@ -1,0 +1,97 @@
+//! From what a user calls a backup to the backup.
+
+use repo_format::snapshot::Snapshot;
+
+use super::{Backup, Catalog, Status};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::lsn::{Lsn, TimelineId};
+
+/// The shortcuts that are taken for a backup, wherever an id is.
+const SHORTCUTS: &[&str] =
+    &["first", "oldest", "last", "latest", "last-full", "latest-full", "last-failed", "auto"];
+
+/// What a restore must reach, to choose a backup by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// A time, in microseconds since 1970-01-01 UTC.
+    pub time: Option<i64>,
+    /// A position in the WAL.
+    pub lsn: Option<Lsn>,
+    /// A timeline.
+    pub timeline: Option<TimelineId>,
+}
+
+impl Catalog {
+    /// The backup with this id, name or shortcut (`latest`, `oldest`, `last-full`, `last-failed` …).
+    pub fn find(&self, wanted: &str) -> Result<&Backup> {
+        let usable = || self.usable().map(|(backup, _)| backup);
+        let found = match wanted {
+            "first" | "oldest" => usable().next(),
+            // Every backup is complete, so that the last one is the last full one.
+            "last" | "latest" | "last-full" | "latest-full" => usable().next_back(),
+            "last-failed" => self.backups.iter().rfind(|b| b.status() == Status::Failed),
+            id => {
+                let by_id = self.backups.iter().find(|backup| backup.id == id);
+                by_id.or_else(|| self.backups.iter().rfind(|backup| backup.name() == Some(id)))
+            }
+        };
+        found.ok_or_else(|| {
+            let server = &self.server;
+            let message = if SHORTCUTS.contains(&wanted) {
+                format!("server {server} has no backup that {wanted:?} could mean")
+            } else {
+                format!("server {server} has no backup {wanted:?}")
+            };
+            Error::new(Kind::NotFound, message).hint(format!("see: barman list-backups {server}"))
+        })
+    }
+
+    /// The newest backup from which `reach` can be reached.
+    pub fn find_for(&self, reach: &Reach) -> Result<&Backup> {
+        let reaches = |snapshot: &Snapshot| {
+            let wal = &snapshot.wal;
+            reach.time.is_none_or(|time| snapshot.ended_at <= time)
+                && reach.lsn.is_none_or(|lsn| Lsn(wal.stop_lsn) <= lsn)
+                && reach.timeline.is_none_or(|timeline| wal.stop_timeline <= timeline.0)
+        };
+        let found = self.usable().rfind(|(_, snapshot)| reaches(snapshot));
+        found.map(|(backup, _)| backup).ok_or_else(|| {
+            let message = format!("no backup of {} reaches back to this target", self.server);
+            let oldest = self.usable().next().map(|(backup, snapshot)| {
+                let end = crate::catalog::resolve::time(snapshot.ended_at);
+                format!("the oldest, {}, can be restored from {end} on", backup.id)
+            });
+            let error = Error::new(Kind::Refused, message);
+            match oldest {
+                Some(oldest) => error.hint(oldest),
+                None => error.hint("there is no backup that can be restored"),
+            }
+        })
+    }
+
+    /// Whether a name can be given to a new backup.
+    pub fn check_new_name(&self, name: &str) -> Result<()> {
+        let refuse = |reason: &str| {
+            Err(Error::new(
+                Kind::Usage,
+                format!("{name:?} cannot be the name of a backup: {reason}"),
+            ))
+        };
+        if name.is_empty() || name.len() > 255 || name.contains(char::is_control) {
+            return refuse("it is empty, too long, or has control characters");
+        }
+        if SHORTCUTS.contains(&name) || repo_format::names::is_backup_id(name) {
+            return refuse("it would be taken for an id");
+        }
+        if self.backups.iter().any(|backup| backup.name() == Some(name)) {
+            return refuse("there is a backup of that name");
+        }
+        Ok(())
+    }
+}
+
+/// A time in UTC, for messages.
+pub(crate) fn time(micros: i64) -> String {
+    let time = jiff::Timestamp::from_microsecond(micros).unwrap_or_default();
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
