@@ -94,7 +94,9 @@ pub fn copy(
         match frame {
             Frame::Archive { name, .. } => copy.archive(&name, &mut frames)?,
             Frame::Manifest => manifest = Some(read_manifest(&mut frames)?),
-            Frame::Data(_) | Frame::Progress(_) => return Err(protocol("data came before its archive")),
+            Frame::Data(_) | Frame::Progress(_) => {
+                return Err(protocol("data came before its archive"));
+            }
         }
     }
     let manifest = manifest.ok_or_else(|| protocol("the manifest did not come"))?;

@@ -1,5 +1,265 @@
 //! Makes backups: reads a cluster, stores what the repository lacks, and commits a snapshot.
+//!
+//! The server streams ([`crate::postgres::base_backup`]), [`copy`] stores the files as they pass,
+//! [`tree`] gathers them, [`pages`] verifies checksums, and [`wait`] sees the WAL arrive.
 
 pub mod copy;
 pub mod pages;
+mod stream;
 pub mod tree;
+pub mod wait;
+
+use std::sync::Arc;
+
+use repo_format::names::ObjectName;
+use repo_format::note::{Fact, Failure};
+use repo_format::snapshot::{Cluster, Method, Snapshot, Statistics, Tablespace, WalNeeded};
+
+use crate::catalog::Catalog;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::conninfo::ConnInfo;
+use crate::postgres::lsn::SystemId;
+use crate::postgres::replication::ReplicationConnection;
+use crate::postgres::sql::SqlConnection;
+use crate::progress::Progress;
+use crate::repository::commit::commit;
+use crate::repository::index::Index;
+use crate::repository::sessions::OwnSession;
+use crate::repository::snapshots::{self, next_in_order};
+use crate::repository::writer::{Writer, WriterOptions};
+use crate::repository::{Repository, host, notes, now_micros};
+
+/// A backup that is wanted.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The server.
+    pub server: String,
+    /// How to connect for SQL.
+    pub sql: ConnInfo,
+    /// How to connect for replication.
+    pub replication: ConnInfo,
+    /// The name that the user gives the backup.
+    pub name: Option<String>,
+    /// Whether it begins with a checkpoint at once.
+    pub fast_checkpoint: bool,
+    /// The highest rate at which the server sends, in KiB/s.
+    pub max_rate: Option<u32>,
+    /// Threads that compress.
+    pub threads: usize,
+    /// The level of zstd.
+    pub level: i32,
+}
+
+/// Makes a backup. When this returns, its files are in the repository; the WAL that it needs may
+/// still be on its way.
+///
+/// # Errors
+/// Whatever fails, the backup is noted as failed with the reason, and earlier backups are untouched.
+pub async fn back_up(
+    repository: &Arc<Repository>,
+    request: &Request,
+    progress: &Progress,
+) -> Result<Snapshot> {
+    let catalog = Catalog::load(repository, &request.server).await?;
+    if let Some(name) = &request.name {
+        catalog.check_new_name(name)?;
+    }
+    let begun_at = now_micros();
+    let backup_id = free_id(repository, &request.server, begun_at).await?;
+    let session = OwnSession::begin_backup(repository.clone(), &request.server, &backup_id).await?;
+    let mut attempt = Attempt {
+        repository,
+        request,
+        progress,
+        session: &session,
+        backup_id: &backup_id,
+        begun_at,
+        system_id: None,
+    };
+    let made = attempt.run().await;
+    if let Err(error) = &made {
+        let failure = Failure {
+            reason: error.to_string(),
+            begun_at,
+            name: request.name.clone(),
+            system_id: attempt.system_id.map(|id| id.0),
+        };
+        let fact = Fact::Failed(failure);
+        if let Err(e) = notes::add(repository, &request.server, &backup_id, fact).await {
+            tracing::warn!("backup {backup_id} failed, and that could not be noted: {e}");
+        }
+    }
+    if let Err(error) = session.end().await {
+        tracing::warn!("the session could not be ended: {error}");
+    }
+    made
+}
+
+/// One attempt at a backup.
+struct Attempt<'a> {
+    repository: &'a Arc<Repository>,
+    request: &'a Request,
+    progress: &'a Progress,
+    session: &'a OwnSession,
+    backup_id: &'a str,
+    begun_at: i64,
+    system_id: Option<SystemId>,
+}
+
+impl Attempt<'_> {
+    async fn run(&mut self) -> Result<Snapshot> {
+        let facts = ServerFacts::ask(&self.request.sql).await?;
+        let mut replication = ReplicationConnection::connect(&self.request.replication).await?;
+        let system = replication.identify_system().await?;
+        self.system_id = Some(system.system_id);
+        if system.system_id != facts.system_id {
+            return Err(Error::new(
+                Kind::Config,
+                format!(
+                    "conninfo leads to the cluster with system identifier {}, and \
+                     streaming_conninfo to {}",
+                    facts.system_id, system.system_id
+                ),
+            )
+            .hint("make both lead to the same server"));
+        }
+        let index = Arc::new(Index::load(self.repository).await?);
+        let options = WriterOptions { threads: self.request.threads, level: self.request.level };
+        let writer = Writer::new(self.repository.clone(), index.clone(), options)?;
+        let started = std::time::Instant::now();
+        let streamed =
+            stream::stream(self.request, &facts, replication, writer, self.progress).await?;
+        self.progress.phase("finishing", None);
+        let (copied, mut writer) = (streamed.copied, streamed.writer);
+        let keys = self.repository.clone();
+        let stored = tokio::task::spawn_blocking(move || {
+            let root = copied.tree.finish(&mut writer, keys.keys().naming())?;
+            Ok::<_, Error>((root, writer.finish()?))
+        });
+        let (root, written) =
+            stored.await.unwrap_or_else(|p| std::panic::resume_unwind(p.into_panic()))?;
+        let existing = snapshots::of_server(self.repository, &self.request.server).await?;
+        let (sequence, previous) = next_in_order(&existing);
+        let (start, stop) = (streamed.start, streamed.stop);
+        let control = copied.control;
+        let bad_pages = copied.pages.finish(start.lsn, stop.lsn);
+        let snapshot = Snapshot {
+            server: self.request.server.clone(),
+            system_id: control.system_id.0,
+            backup_id: self.backup_id.to_owned(),
+            sequence,
+            previous,
+            name: self.request.name.clone(),
+            begun_at: self.begun_at,
+            ended_at: now_micros(),
+            host: host::name(),
+            program: concat!("barman ", env!("CARGO_PKG_VERSION")).to_owned(),
+            method: Method::Stream,
+            cluster: Cluster {
+                version: facts.version,
+                catalog_version: control.catalog_version,
+                block_size: control.block_size,
+                wal_segment_size: u32::try_from(control.wal_segment_size.bytes())
+                    .unwrap_or(u32::MAX),
+                data_checksums: control.checksum_version,
+                from_standby: facts.in_recovery,
+                summarize_wal: facts.summarize_wal,
+                data_directory: facts.data_directory,
+                config_files: facts.config_files,
+                size: facts.size,
+            },
+            wal: WalNeeded {
+                start_lsn: start.lsn.0,
+                start_timeline: start.timeline.0,
+                stop_lsn: stop.lsn.0,
+                stop_timeline: stop.timeline.0,
+            },
+            root,
+            root_mode: streamed.directory_mode,
+            tablespaces: copied
+                .tablespaces
+                .into_iter()
+                .map(|space| Tablespace {
+                    oid: space.oid,
+                    name: facts.tablespace_names.get(&space.oid).cloned().unwrap_or_default(),
+                    location: space.location,
+                })
+                .collect(),
+            bad_pages,
+            trusted: true,
+            parent: existing.last().map(|parent| parent.backup_id.clone()),
+            statistics: Statistics {
+                files: copied.files,
+                bytes: copied.bytes,
+                zero_bytes: copied.zero_bytes,
+                new_bytes: written.new_bytes,
+                stored_bytes: written.stored_bytes,
+                new_chunks: written.new_chunks,
+                copy_micros: i64::try_from(started.elapsed().as_micros())
+                    .map_or(0, i64::unsigned_abs),
+            },
+            signature: None,
+        };
+        commit(self.repository, self.session, index.ids(), &snapshot).await?;
+        Ok(snapshot)
+    }
+}
+
+/// What SQL tells of a server before a backup.
+#[derive(Debug)]
+struct ServerFacts {
+    system_id: SystemId,
+    version: u32,
+    in_recovery: bool,
+    checksums: bool,
+    summarize_wal: Option<bool>,
+    data_directory: Option<String>,
+    config_files: Vec<String>,
+    tablespace_names: std::collections::BTreeMap<u32, String>,
+    size: u64,
+}
+
+impl ServerFacts {
+    async fn ask(conninfo: &ConnInfo) -> Result<Self> {
+        let sql = SqlConnection::connect(conninfo).await?;
+        let settings = sql.settings(&["data_checksums", "summarize_wal"]).await?;
+        let on = |name: &str| settings.get(name).map(|value| value == "on");
+        let tablespaces = sql.tablespaces().await?;
+        Ok(ServerFacts {
+            system_id: sql.system_id().await?,
+            version: sql.server_version_num().await?,
+            in_recovery: sql.is_in_recovery().await?,
+            checksums: on("data_checksums").unwrap_or(false),
+            summarize_wal: on("summarize_wal"),
+            // Roles without pg_read_all_settings cannot see paths, and a backup does not need them.
+            data_directory: sql.data_directory().await.ok(),
+            config_files: sql.configuration_files().await.map(Vec::from).unwrap_or_default(),
+            tablespace_names: tablespaces.into_iter().map(|t| (t.oid, t.name)).collect(),
+            size: sql.total_size().await.unwrap_or_default(),
+        })
+    }
+}
+
+/// The id for a backup that begins at `begun_at`: that second in UTC, or the next that is free.
+async fn free_id(repository: &Repository, server: &str, begun_at: i64) -> Result<String> {
+    let mut taken: Vec<String> = snapshots::names(repository, Some(server))
+        .await?
+        .into_iter()
+        .map(|name| name.backup_id)
+        .collect();
+    let prefix = format!("notes/{}/", repo_format::names::escape(server));
+    let notes = repository.storage().list(&prefix).await?;
+    taken.extend(notes.iter().filter_map(|object| match ObjectName::parse(&object.name)? {
+        ObjectName::Note { backup_id, .. } => Some(backup_id),
+        _ => None,
+    }));
+    let mut time = jiff::Timestamp::from_microsecond(begun_at)
+        .map_err(|e| Error::new(Kind::Io, "this host's clock is out of range").because(e))?;
+    loop {
+        let id = time.strftime("%Y%m%dT%H%M%S").to_string();
+        if !taken.contains(&id) {
+            return Ok(id);
+        }
+        time += jiff::SignedDuration::from_secs(1);
+    }
+}
