@@ -2,7 +2,7 @@
 //!
 //! Commands, options and exit codes are Barman's where they mean the same. One file a command: its
 //! `Args`, and a `run` that gets them and the [`Session`]. What Barman knows and this version does not
-//! is taken by the parser and refused in words ([`not_yet`]), never ignored.
+//! is taken by the parser and refused in words (`not_yet`), never ignored.
 
 mod logging;
 mod not_yet;

@@ -1,9 +1,12 @@
 //! Progress bars on the terminal, and keeping them out of the way of everything else printed there.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::progress::{Observer, Progress};
 
 /// The terminal behind standard error, which bars and messages share.
 #[derive(Clone)]
@@ -29,14 +32,14 @@ impl Terminal {
     }
 
     /// Starts a bar.
-    pub fn progress(&self, phase: &str) -> Progress {
+    pub fn progress(&self, phase: &str) -> Bar {
         if !self.draws {
-            return Progress { bar: ProgressBar::hidden() };
+            return Bar { bar: ProgressBar::hidden() };
         }
         let bar = self.bars.add(ProgressBar::no_length().with_style(style(false)));
         bar.set_message(phase.to_owned());
         bar.enable_steady_tick(Duration::from_millis(500));
-        Progress { bar }
+        Bar { bar }
     }
 }
 
@@ -48,14 +51,14 @@ impl fmt::Debug for Terminal {
 
 /// How far a copy has come. Cheap to clone and to call from many threads; all clones are one bar.
 #[derive(Debug, Clone)]
-pub struct Progress {
+pub struct Bar {
     bar: ProgressBar,
 }
 
-impl Progress {
+impl Bar {
     /// A bar that nobody sees.
     pub fn hidden() -> Self {
-        Progress { bar: ProgressBar::hidden() }
+        Bar { bar: ProgressBar::hidden() }
     }
 
     /// Counts bytes that are done.
@@ -79,9 +82,32 @@ impl Progress {
         self.bar.position()
     }
 
+    /// The bar as what the library tells of its progress.
+    pub fn observer(&self) -> Progress {
+        Arc::new(self.clone())
+    }
+
     /// Takes the bar away.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Bar {
+    fn phase(&self, name: &str, total: Option<u64>) {
+        self.bar.reset();
+        Bar::phase(self, name);
+        match total {
+            Some(bytes) => self.set_total(bytes),
+            None => {
+                self.bar.unset_length();
+                self.bar.set_style(style(false));
+            }
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.add(bytes);
     }
 }
 
@@ -120,6 +146,10 @@ mod tests {
         });
         assert_eq!(progress.done(), 4000);
         progress.phase("waiting for WAL");
+        let observer = progress.observer();
+        observer.phase("copying again", Some(100));
+        observer.advance(7);
+        assert_eq!(progress.done(), 7);
         progress.finish();
     }
 }

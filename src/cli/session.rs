@@ -2,7 +2,7 @@
 
 use super::names;
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::Bar;
 use crate::config::{Config, RepositorySettings, Server};
 use crate::error::Result;
 
@@ -41,7 +41,7 @@ impl Session {
     }
 
     /// A bar on the terminal, if anybody sees it.
-    pub fn progress(&self, phase: &str) -> Progress {
+    pub fn progress(&self, phase: &str) -> Bar {
         self.output.terminal().progress(phase)
     }
 }

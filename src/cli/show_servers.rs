@@ -11,7 +11,7 @@ use crate::error::Result;
 
 /// Show all that holds for one or more servers.
 ///
-/// Every option with the value in force, whether it comes from the server's section, from [barman] or
+/// Every option with the value in force, whether it comes from the server's section, from 'barman' or
 /// is a default, and what is wrong with the configuration. Passwords are hidden.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

@@ -1,7 +1,7 @@
 //! Configuration: `barman.conf`, servers, secrets.
 //!
-//! [`Config::load`] finds the files ([`file`]), parses them ([`ini`]), and resolves for every server
-//! what holds for it ([`resolve`], [`server`]); [`options`] is the table of all options there are. A
+//! [`Config::load`] finds the files (`file`), parses them (`ini`), and resolves for every server
+//! what holds for it (`resolve`, `server`); [`options`] is the table of all options there are. A
 //! file that cannot be parsed is an error. A value that cannot be understood disables its server and
 //! stays with it as a message, so that the other servers go on being backed up.
 

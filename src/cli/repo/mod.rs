@@ -13,7 +13,7 @@ use crate::error::Result;
 
 /// Create and look after the repository.
 ///
-/// The repository is the one of the section [barman], or of BARMAN_REPOSITORY; with --server it is that
+/// The repository is the one of the section 'barman', or of BARMAN_REPOSITORY; with --server it is that
 /// server's own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
