@@ -165,22 +165,10 @@ pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<Invocation, ExitCode> {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let parsed = not_yet::command::<Cli>().try_get_matches_from(&arguments).and_then(|matches| {
-        let global = GlobalArgs::from_arg_matches(&matches)?;
-        let command = match not_yet::used(&matches) {
-            Some(error) => Err(error),
-            None => Ok(Command::from_arg_matches(&matches)?),
-        };
-        Ok(Invocation { global, command })
-    });
-    parsed.map_err(|error| {
+    understand(&arguments).map_err(|error| {
         // Nobody is left to tell when the help cannot be printed.
         let _ = error.print();
-        let is_wal_restore = arguments.iter().any(|argument| argument == wal_restore::NAME);
-        match u8::try_from(error.exit_code()).unwrap_or(1) {
-            1.. if is_wal_restore => ExitCode::from(wal_restore::FAILED),
-            code => ExitCode::from(code),
-        }
+        ExitCode::from(usage_code(&error, &arguments))
     })
 }
 
@@ -251,6 +239,24 @@ async fn dispatch(command: Command, session: &mut Session) -> Result<()> {
         Command::Cron(args) => cron::run(args, session).await,
         Command::Diagnose(args) => diagnose::run(args, session).await,
         Command::Repo(args) => repo::run(args, session).await,
+    }
+}
+
+fn understand(arguments: &[OsString]) -> Result<Invocation, clap::Error> {
+    let matches = not_yet::command::<Cli>().try_get_matches_from(arguments)?;
+    let global = GlobalArgs::from_arg_matches(&matches)?;
+    let command = match not_yet::used(&matches) {
+        Some(error) => Err(error),
+        None => Ok(Command::from_arg_matches(&matches)?),
+    };
+    Ok(Invocation { global, command })
+}
+
+/// 0 for help that was asked for, else 2, but for the command whose codes PostgreSQL acts on.
+fn usage_code(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    match u8::try_from(error.exit_code()).unwrap_or(1) {
+        1.. if arguments.iter().any(|a| a == wal_restore::NAME) => wal_restore::FAILED,
+        code => code,
     }
 }
 
