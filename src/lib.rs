@@ -14,5 +14,6 @@ pub mod error;
 pub mod postgres;
 pub mod progress;
 pub mod repository;
+pub mod restore;
 pub mod storage;
 pub mod wal;

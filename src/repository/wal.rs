@@ -46,14 +46,18 @@ pub async fn of_system(
     list(repository, &format!("wal/{}/{system_id}/", escape(server))).await
 }
 
-/// Everything archived of one timeline.
-pub async fn of_timeline(
+/// Everything archived under one file's name: one object, or several where contents differ.
+pub async fn of_file(
     repository: &Repository,
     server: &str,
     system_id: u64,
     timeline: u32,
+    file: &str,
 ) -> Result<Vec<StoredWal>> {
-    list(repository, &WalObjectName::timeline_prefix(server, system_id, timeline)).await
+    let prefix = WalObjectName::timeline_prefix(server, system_id, timeline);
+    let mut found = list(repository, &format!("{prefix}{file}-")).await?;
+    found.retain(|stored| stored.name.file == file && stored.name.part.is_none());
+    Ok(found)
 }
 
 async fn list(repository: &Repository, prefix: &str) -> Result<Vec<StoredWal>> {

@@ -87,11 +87,15 @@ impl Storage for LocalStorage {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
-        let owned = prefix.to_owned();
+        let (directory, start) = match prefix.rsplit_once('/') {
+            Some((directory, start)) => (directory, start.to_owned()),
+            None => ("", prefix.to_owned()),
+        };
+        let owned = directory.to_owned();
         let found = self
-            .run("list", prefix, move |path| {
+            .run("list", directory, move |path| {
                 let mut found = vec![];
-                list(path, owned.trim_end_matches('/'), &mut found)?;
+                list(path, &owned, &start, &mut found)?;
                 Ok(found)
             })
             .await;
@@ -234,21 +238,22 @@ fn read_range(path: &Path, range: Range<u64>) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn list(directory: &Path, prefix: &str, found: &mut Vec<Object>) -> io::Result<()> {
+/// Collects the files below `directory`, whose name is `name`, that begin with `start` there.
+fn list(directory: &Path, name: &str, start: &str, found: &mut Vec<Object>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let Ok(file_name) = entry.file_name().into_string() else { continue };
-        if file_name.starts_with(TEMPORARY) {
+        if file_name.starts_with(TEMPORARY) || !file_name.starts_with(start) {
             continue;
         }
-        let name = if prefix.is_empty() { file_name } else { format!("{prefix}/{file_name}") };
+        let name = if name.is_empty() { file_name } else { format!("{name}/{file_name}") };
         // An object that is deleted while it is listed is not there.
         let metadata = match entry.metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             metadata => metadata?,
         };
         if metadata.is_dir() {
-            match list(&entry.path(), &name, found) {
+            match list(&entry.path(), &name, "", found) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 listed => listed?,
             }
@@ -283,6 +288,8 @@ mod tests {
         };
         assert_eq!(names("").await, ["a/b/c", "a/d"]);
         assert_eq!(names("a/b/").await, ["a/b/c"]);
+        assert_eq!(names("a/").await, ["a/b/c", "a/d"]);
+        assert_eq!(names("a/d").await, ["a/d"]);
         assert!(names("none/").await.is_empty());
         storage.delete("a/b/c").await.unwrap();
         storage.delete("a/b/c").await.unwrap();

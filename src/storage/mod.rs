@@ -38,7 +38,7 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Some bytes of an object; an error if the object is shorter.
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes>;
 
-    /// The objects whose names begin with `prefix`, which is empty or ends with `/`, in no order.
+    /// The objects whose names begin with `prefix`, which may end within a part of a name, in no order.
     async fn list(&self, prefix: &str) -> Result<Vec<Object>>;
 
     /// Deletes an object; it is no error if there is none.

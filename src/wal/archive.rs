@@ -81,22 +81,23 @@ async fn store(
         put => put?,
     }
     // Whoever archives other content under this name at the same time does the same: put, then look.
-    // One of the two sees the other.
+    // One of the two sees the other, and takes back what nobody was told is safe.
     match stored_as(repository, &object_name).await? {
-        Some(stored) => settle(repository, &object_name, &stored, content).await,
-        None => Ok(Archived::Stored(size)),
+        Some(stored) if stored != object_name => {
+            let refused = settle(repository, &object_name, &stored, content).await;
+            repository.storage().delete(&path).await?;
+            refused
+        }
+        _ => Ok(Archived::Stored(size)),
     }
 }
 
 /// The object that holds this file already, if it is another one than `name` or `name` itself was
 /// there before: whole files only.
 async fn stored_as(repository: &Repository, name: &WalObjectName) -> Result<Option<WalObjectName>> {
-    let all = repository::wal::of_timeline(repository, &name.server, name.system_id, name.timeline)
-        .await?;
-    let mut same_file = all
-        .into_iter()
-        .map(|stored| stored.name)
-        .filter(|stored| stored.file == name.file && stored.part.is_none());
+    let WalObjectName { server, system_id, timeline, file, .. } = name;
+    let stored = repository::wal::of_file(repository, server, *system_id, *timeline, file).await?;
+    let mut same_file = stored.into_iter().map(|stored| stored.name);
     let first = same_file.next();
     Ok(same_file.find(|other| other != name).or(first))
 }

@@ -40,9 +40,8 @@ async fn find(
     let mut found = vec![];
     for id in systems {
         let timeline = name.timeline().0;
-        let files = repository::wal::of_timeline(repository, server, id, timeline).await?;
         let file = name.to_string();
-        found.extend(files.into_iter().filter(|w| w.name.file == file && w.name.part.is_none()));
+        found.extend(repository::wal::of_file(repository, server, id, timeline, &file).await?);
     }
     if found.iter().any(|wal| Some(wal.name.system_id) != found.first().map(|f| f.name.system_id)) {
         let newest = snapshots::of_server(repository, server).await?;

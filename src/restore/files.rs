@@ -1,0 +1,361 @@
+//! Writes the files of a snapshot, in parallel, and verifies each against its digest from the bytes
+//! that were written.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, bounded};
+use repo_format::chunk::DigestBuilder;
+use repo_format::content::{Content, MapLeaf, Run};
+use repo_format::ids::LeafHash;
+use repo_format::keys::NamingKeys;
+use repo_format::limits::LEAF;
+use repo_format::tree;
+
+use super::owner::Owner;
+use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
+use crate::repository::reader::{Reader, run_bytes};
+
+/// What is to be written, in the order in which it is.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Directories and their permission bits, outer ones first.
+    pub directories: Vec<(PathBuf, u32)>,
+    /// Files.
+    pub files: Vec<PlannedFile>,
+    /// Symbolic links and where they point.
+    pub symlinks: Vec<(PathBuf, PathBuf)>,
+}
+
+/// A file that is to be written.
+#[derive(Debug, Clone)]
+pub struct PlannedFile {
+    /// Its path within the data directory, as the manifest has it.
+    pub name: Vec<u8>,
+    /// Where it is written.
+    pub path: PathBuf,
+    /// What it is.
+    pub file: tree::File,
+}
+
+/// A file that was written and verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenFile {
+    /// Its path within the data directory.
+    pub name: Vec<u8>,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was last modified, in seconds since 1970-01-01 UTC.
+    pub mtime: i64,
+    /// The CRC-32C of what was written.
+    pub crc: u32,
+}
+
+/// A path component from the bytes that a snapshot has.
+pub fn component(name: &[u8]) -> &OsStr {
+    OsStr::from_bytes(name)
+}
+
+/// Writes everything that is planned; on return all of it is durable but for the directories' own
+/// entries, which [`sync_directories`] makes so.
+pub fn write(
+    reader: &Reader,
+    plan: &Plan,
+    owner: Option<Owner>,
+    threads: usize,
+    progress: &Progress,
+) -> Result<Vec<WrittenFile>> {
+    for (path, mode) in &plan.directories {
+        make_directory(path, *mode, owner)?;
+    }
+    for (path, target) in &plan.symlinks {
+        symlink(target, path).map_err(|e| cannot_write(path, e))?;
+    }
+    let written = Mutex::new(Vec::with_capacity(plan.files.len()));
+    let failed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (parts, waiting) = bounded::<Part>(threads * 2);
+        let workers: Vec<_> = (0..threads.max(1))
+            .map(|_| {
+                let (waiting, written, failed) = (waiting.clone(), &written, &failed);
+                scope.spawn(move || {
+                    work(reader, &waiting, owner, written, progress)
+                        .inspect_err(|_| failed.store(true, Ordering::Relaxed))
+                })
+            })
+            .collect();
+        drop(waiting);
+        let mut result = Ok(());
+        'files: for planned in &plan.files {
+            match Part::of_file(planned) {
+                Ok(all) => {
+                    for part in all {
+                        if failed.load(Ordering::Relaxed) || parts.send(part).is_err() {
+                            break 'files;
+                        }
+                    }
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        drop(parts);
+        for worker in workers {
+            let ended = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result = result.and(ended);
+        }
+        result
+    })?;
+    let mut written = written.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    written.sort_by(|a: &WrittenFile, b: &WrittenFile| a.name.cmp(&b.name));
+    Ok(written)
+}
+
+/// Makes a directory with exactly these permissions.
+pub fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Result<()> {
+    let make = || -> io::Result<()> {
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        owner.map_or(Ok(()), |owner| owner.give(path))
+    };
+    make().map_err(|e| cannot_write(path, e))
+}
+
+/// Makes the entries of the directories durable.
+pub fn sync_directories<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
+    for path in paths {
+        crate::storage::local::sync_directory(path).map_err(|e| cannot_write(path, e))?;
+    }
+    Ok(())
+}
+
+/// The error for a file that cannot be written.
+pub fn cannot_write(path: &Path, error: io::Error) -> Error {
+    let full = error.kind() == io::ErrorKind::StorageFull;
+    let failed = Error::new(Kind::Io, format!("cannot write {}", path.display())).because(error);
+    if full {
+        failed.hint("free some space there, empty the destination, and restore again")
+    } else {
+        failed
+    }
+}
+
+/// A file that is being written.
+struct OpenFile {
+    planned: PlannedFile,
+    file: File,
+    hashes: Mutex<Vec<Option<PartHash>>>,
+    left: AtomicUsize,
+}
+
+/// A part of a file: all of it, or what one leaf of its map covers.
+struct Part {
+    file: Arc<OpenFile>,
+    number: usize,
+    offset: u64,
+    source: Source,
+}
+
+enum Source {
+    Content(Content),
+    Leaf(MapLeaf),
+}
+
+/// What was written of a part.
+struct PartHash {
+    leaves: Vec<LeafHash>,
+    crc: u32,
+    length: u64,
+}
+
+impl Part {
+    /// Creates a file, and splits the work on it.
+    fn of_file(planned: &PlannedFile) -> Result<Vec<Part>> {
+        let path = &planned.path;
+        let open = || -> io::Result<File> {
+            let mut options = OpenOptions::new();
+            let mode = planned.file.mode | 0o600;
+            let file = options.write(true).create_new(true).mode(mode).open(path)?;
+            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+            // Runs of zeros are left as holes.
+            file.set_len(planned.file.size)?;
+            Ok(file)
+        };
+        let file = open().map_err(|e| cannot_write(path, e))?;
+        // Parts can be hashed apart only if each begins on the grid.
+        let leaves = match &planned.file.content {
+            Content::Map(leaves)
+                if leaves.iter().rev().skip(1).all(|l| l.covers.is_multiple_of(LEAF as u64)) =>
+            {
+                leaves.as_slice()
+            }
+            _ => &[],
+        };
+        let count = leaves.len().max(1);
+        let file = Arc::new(OpenFile {
+            planned: planned.clone(),
+            file,
+            hashes: Mutex::new((0..count).map(|_| None).collect()),
+            left: AtomicUsize::new(count),
+        });
+        if leaves.is_empty() {
+            let source = Source::Content(planned.file.content.clone());
+            return Ok(vec![Part { file, number: 0, offset: 0, source }]);
+        }
+        let mut offset = 0;
+        let part = |(number, leaf): (usize, &MapLeaf)| {
+            let part = Part { file: file.clone(), number, offset, source: Source::Leaf(*leaf) };
+            offset += leaf.covers;
+            part
+        };
+        Ok(leaves.iter().enumerate().map(part).collect())
+    }
+}
+
+fn work(
+    reader: &Reader,
+    parts: &Receiver<Part>,
+    owner: Option<Owner>,
+    written: &Mutex<Vec<WrittenFile>>,
+    progress: &Progress,
+) -> Result<()> {
+    let keys = reader.repository().keys().naming();
+    let zero_leaf = keys.leaf(&[0; LEAF]);
+    for part in parts {
+        let hash = write_part(reader, &part, &zero_leaf, progress)?;
+        let mut hashes = part.file.hashes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(slot) = hashes.get_mut(part.number) {
+            *slot = Some(hash);
+        }
+        drop(hashes);
+        if part.file.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let file = finish_file(keys, &part.file, owner)?;
+            written.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(file);
+        }
+    }
+    Ok(())
+}
+
+fn write_part(
+    reader: &Reader,
+    part: &Part,
+    zero_leaf: &LeafHash,
+    progress: &Progress,
+) -> Result<PartHash> {
+    let runs = match &part.source {
+        Source::Content(content) => reader.runs(content)?,
+        Source::Leaf(leaf) => reader.leaf(&leaf.chunk, leaf.covers)?,
+    };
+    let path = &part.file.planned.path;
+    let keys = reader.repository().keys().naming();
+    let mut hasher = PartHasher { keys, zero_leaf, leaves: vec![], partial: vec![], crc: 0 };
+    let mut offset = part.offset;
+    for run in runs {
+        match run {
+            Run::Zero { length } => hasher.zeros(length),
+            Run::Chunk { id, offset: from, length } => {
+                let chunk = reader.chunk(&id)?;
+                let bytes = run_bytes(&chunk, &id, from, length)?;
+                part.file.file.write_all_at(bytes, offset).map_err(|e| cannot_write(path, e))?;
+                hasher.bytes(bytes);
+            }
+        }
+        offset += run.length();
+        progress.advance(run.length());
+    }
+    Ok(hasher.finish(offset - part.offset))
+}
+
+/// Verifies a file whose parts are all written, and makes it durable.
+fn finish_file(keys: &NamingKeys, open: &OpenFile, owner: Option<Owner>) -> Result<WrittenFile> {
+    let PlannedFile { name, path, file } = &open.planned;
+    let mut digest = DigestBuilder::new(keys);
+    let (mut crc, mut length) = (0, 0);
+    let hashes = open.hashes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for part in hashes.iter().flatten() {
+        digest.leaves(&part.leaves);
+        crc = crc32c::crc32c_combine(crc, part.crc, part.length as usize);
+        length += part.length;
+    }
+    if digest.finish(length) != file.digest || length != file.size {
+        return Err(Error::new(
+            Kind::Damaged,
+            format!("what was restored as {} is not what was backed up", path.display()),
+        )
+        .hint("run: barman repo check --read-data; and suspect this host's memory"));
+    }
+    let finish = || -> io::Result<()> {
+        if let Ok(mtime) = u64::try_from(file.mtime) {
+            open.file.set_modified(UNIX_EPOCH + Duration::from_secs(mtime))?;
+        }
+        if let Some(owner) = owner {
+            owner.give(path)?;
+        }
+        open.file.sync_all()
+    };
+    finish().map_err(|e| cannot_write(path, e))?;
+    Ok(WrittenFile { name: name.clone(), size: length, mtime: file.mtime, crc })
+}
+
+/// Hashes what is written of one part.
+struct PartHasher<'k> {
+    keys: &'k NamingKeys,
+    zero_leaf: &'k LeafHash,
+    leaves: Vec<LeafHash>,
+    partial: Vec<u8>,
+    crc: u32,
+}
+
+impl PartHasher<'_> {
+    fn bytes(&mut self, mut bytes: &[u8]) {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        if !self.partial.is_empty() {
+            let (head, tail) = bytes.split_at(bytes.len().min(LEAF - self.partial.len()));
+            self.partial.extend_from_slice(head);
+            bytes = tail;
+            if self.partial.len() < LEAF {
+                return;
+            }
+            self.leaves.push(self.keys.leaf(&self.partial));
+            self.partial.clear();
+        }
+        let mut leaves = bytes.chunks_exact(LEAF);
+        self.leaves.extend((&mut leaves).map(|leaf| self.keys.leaf(leaf)));
+        self.partial.extend_from_slice(leaves.remainder());
+    }
+
+    fn zeros(&mut self, mut length: u64) {
+        const ZEROS: [u8; LEAF] = [0; LEAF];
+        while length > 0 {
+            if self.partial.is_empty() && length >= LEAF as u64 {
+                self.crc = crc32c::crc32c_append(self.crc, &ZEROS);
+                self.leaves.push(*self.zero_leaf);
+                length -= LEAF as u64;
+            } else {
+                let some = length.min((LEAF - self.partial.len()) as u64);
+                self.bytes(ZEROS.get(..some as usize).unwrap_or_default());
+                length -= some;
+            }
+        }
+    }
+
+    fn finish(mut self, length: u64) -> PartHash {
+        if !self.partial.is_empty() {
+            self.leaves.push(self.keys.leaf(&self.partial));
+        }
+        PartHash { leaves: self.leaves, crc: self.crc, length }
+    }
+}

@@ -1,0 +1,256 @@
+//! Whether the archive reaches a target, before anything is written.
+//!
+//! PostgreSQL finds out only at the end of a recovery that may take hours; we follow the same path
+//! through the timelines and look at the same WAL records first.
+
+use std::sync::Arc;
+
+use repo_format::snapshot::Snapshot;
+
+use super::target::{Moment, Target, TargetTimeline};
+use crate::catalog::segment_size;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::lsn::{Lsn, SystemId, TimelineId};
+use crate::postgres::timeline_history::TimelineHistory;
+use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, WalName};
+use crate::postgres::wal_records::{WalReader, WalSummary};
+use crate::progress::Progress;
+use crate::repository::{self, Repository};
+use crate::wal::inventory::{Gap, Inventory};
+
+/// The WAL that a recovery will read.
+#[derive(Debug, Clone)]
+pub struct Path {
+    /// The history of the timeline that it goes along.
+    pub history: TimelineHistory,
+    /// The segments, from the backup's start as far as the archive has them without a gap.
+    pub segments: Vec<SegmentName>,
+    /// The size of a segment.
+    pub size: SegmentSize,
+    /// What the archive has.
+    pub inventory: Inventory,
+}
+
+/// The path of recovery from `snapshot` to `target`.
+///
+/// # Errors
+/// If the archive cannot reach the target; the message says what is missing, or how far it reaches.
+pub async fn path(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    target: &Target,
+    progress: &Progress,
+) -> Result<Path> {
+    let inventory = Inventory::load(repository, &snapshot.server, snapshot.system_id).await?;
+    let size = segment_size(snapshot)?;
+    let history = history(repository, snapshot, target, &inventory).await?;
+    let (start, stop) = (Lsn(snapshot.wal.start_lsn), Lsn(snapshot.wal.stop_lsn));
+    let mut segments = vec![];
+    let mut number = SegmentNo::containing(start, size);
+    while let Some(segment) = available(&history, &inventory, number, size) {
+        segments.push(segment);
+        number = number.next();
+    }
+    let path = Path { history, segments, size, inventory };
+    let needed = match target.moment {
+        Moment::Lsn(lsn) => lsn.max(stop),
+        _ => stop,
+    };
+    let last_needed = SegmentNo::before(needed, size);
+    if number.0 <= last_needed.0 {
+        return Err(path.missing(snapshot, number, last_needed));
+    }
+    match &target.moment {
+        Moment::Lsn(lsn) if *lsn < stop => Err(too_early(snapshot, &format!("LSN {lsn}"))),
+        Moment::Time(time) if time.as_microsecond() < snapshot.ended_at => {
+            Err(too_early(snapshot, &super::local(*time)))
+        }
+        Moment::Time(_) | Moment::Xid(_) | Moment::Name(_) => {
+            search(repository, snapshot, target, &path, progress).await?;
+            Ok(path)
+        }
+        _ => Ok(path),
+    }
+}
+
+/// The timeline that recovery will follow, with its ancestors, as PostgreSQL chooses it.
+async fn history(
+    repository: &Repository,
+    snapshot: &Snapshot,
+    target: &Target,
+    inventory: &Inventory,
+) -> Result<TimelineHistory> {
+    let current = TimelineId(snapshot.wal.stop_timeline);
+    let timeline = match target.timeline {
+        TargetTimeline::Current => current,
+        TargetTimeline::Number(timeline) => timeline,
+        TargetTimeline::Latest => {
+            // The newest one is found by trying the next number until there is no history.
+            let mut newest = current;
+            loop {
+                let next = TimelineId(newest.0.saturating_add(1));
+                if inventory.find(&WalName::History(next))?.is_none() {
+                    break newest;
+                }
+                newest = next;
+            }
+        }
+    };
+    if timeline.0 > 1
+        && timeline != current
+        && inventory.find(&WalName::History(timeline))?.is_none()
+    {
+        return Err(Error::new(
+            Kind::Refused,
+            format!("the archive has no history of timeline {timeline}"),
+        )
+        .hint(format!("it has WAL of these timelines: {}", list(&inventory.timelines()))));
+    }
+    let history = inventory.history(repository, timeline).await?;
+    if !history.contains(current, Lsn(snapshot.wal.stop_lsn)) {
+        return Err(Error::new(
+            Kind::Refused,
+            format!(
+                "backup {} ended on timeline {current} at {}, and timeline {timeline} left that \
+                 before",
+                snapshot.backup_id,
+                Lsn(snapshot.wal.stop_lsn)
+            ),
+        )
+        .hint("choose an older backup, or another timeline with --target-tli (or 'current')"));
+    }
+    Ok(history)
+}
+
+/// The file that recovery will read for a segment: from the newest timeline that has it.
+fn available(
+    history: &TimelineHistory,
+    inventory: &Inventory,
+    number: SegmentNo,
+    size: SegmentSize,
+) -> Option<SegmentName> {
+    let newest = history.segment(number, size);
+    let mut timelines: Vec<TimelineId> = history
+        .spans()
+        .iter()
+        .filter(|span| {
+            let from = SegmentNo::containing(span.from, size);
+            let to = span.to.map(|to| SegmentNo::containing(to, size));
+            from <= number && to.is_none_or(|to| number <= to)
+        })
+        .map(|span| span.timeline)
+        .collect();
+    timelines.push(newest.timeline);
+    timelines.sort_unstable();
+    timelines
+        .into_iter()
+        .rev()
+        .map(|timeline| SegmentName::new(timeline, number, size))
+        .find(|segment| inventory.has(*segment))
+}
+
+impl Path {
+    fn missing(&self, snapshot: &Snapshot, first: SegmentNo, last: SegmentNo) -> Error {
+        let gap = Gap {
+            first: self.history.segment(first, self.size),
+            last: self.history.segment(last, self.size),
+            count: last.0 - first.0 + 1,
+        };
+        Error::new(
+            Kind::Refused,
+            format!(
+                "the archive cannot bring backup {} to this target: WAL is missing, from {} ({}) on: {gap}",
+                snapshot.backup_id,
+                first.start(self.size),
+                gap.first,
+            ),
+        )
+        .hint("archive what is missing, or choose an earlier target or a later backup")
+    }
+}
+
+/// Looks for a time, a transaction or a restore point in the WAL, in the order of recovery.
+async fn search(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    target: &Target,
+    path: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    progress.phase("reading WAL", Some(path.segments.len() as u64 * path.size.bytes()));
+    let mut summary = match target.moment {
+        Moment::Xid(xid) => WalSummary::looking_for(xid),
+        _ => WalSummary::default(),
+    };
+    let system = Some(SystemId(snapshot.system_id));
+    let start = Lsn(snapshot.wal.start_lsn);
+    let mut reader = WalReader::starting_at(start, path.size, system);
+    for segment in &path.segments {
+        let Some(stored) = path.inventory.find(&WalName::Segment(*segment))? else { break };
+        let content = repository::wal::read(repository, &stored.name).await?;
+        progress.advance(content.len() as u64);
+        reader.feed(*segment, &content, |record| summary.add(record)).map_err(|error| {
+            Error::new(Kind::Damaged, format!("{segment} in the archive is not sound"))
+                .because(error)
+        })?;
+        if is_reached(target, &summary) {
+            return Ok(());
+        }
+        if reader.ended() {
+            break;
+        }
+    }
+    let what = match &target.moment {
+        Moment::Time(time) => super::local(*time),
+        Moment::Xid(xid) => format!("the end of transaction {xid}"),
+        Moment::Name(name) => format!("restore point {name:?}"),
+        _ => "the target".to_owned(),
+    };
+    let reached = reader.reached().unwrap_or(start);
+    let last = summary.latest_commit.map_or_else(
+        || "and no transaction committed in it".to_owned(),
+        |commit| format!("and its last commit is of {}", super::local(commit.time)),
+    );
+    Err(Error::new(
+        Kind::Refused,
+        format!(
+            "the archive does not reach {what}: it ends at {reached} on timeline {}, {last}",
+            path.history.timeline()
+        ),
+    )
+    .hint(
+        "if the server still runs, 'barman switch-wal --force --archive' brings its newest WAL; \
+         else choose an earlier target, or none to go as far as the archive does",
+    ))
+}
+
+/// Whether recovery would stop by now.
+fn is_reached(target: &Target, summary: &WalSummary) -> bool {
+    match &target.moment {
+        // It stops before the first transaction that ended later (or, exclusively, then).
+        Moment::Time(time) => summary.latest_commit.is_some_and(|commit| {
+            if target.exclusive { commit.time >= *time } else { commit.time > *time }
+        }),
+        Moment::Xid(_) => summary.transaction.is_some(),
+        Moment::Name(name) => summary.restore_point(name).is_some(),
+        _ => true,
+    }
+}
+
+fn too_early(snapshot: &Snapshot, what: &str) -> Error {
+    let stop = Lsn(snapshot.wal.stop_lsn);
+    let end =
+        super::local(jiff::Timestamp::from_microsecond(snapshot.ended_at).unwrap_or_default());
+    Error::new(
+        Kind::Refused,
+        format!(
+            "{what} is before the end of backup {}, which is consistent from {stop} ({end}) on",
+            snapshot.backup_id
+        ),
+    )
+    .hint("choose an earlier backup ('auto' finds one), or a later target")
+}
+
+fn list(timelines: &[TimelineId]) -> String {
+    timelines.iter().map(TimelineId::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,199 @@
+//! Recovery targets: the moment that a restored server shall reach.
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use crate::catalog::resolve::Reach;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::lsn::{Lsn, TimelineId};
+
+/// Which moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Moment {
+    /// As far as the archive goes.
+    #[default]
+    Latest,
+    /// A time.
+    Time(Timestamp),
+    /// A position in the WAL.
+    Lsn(Lsn),
+    /// The end of a transaction.
+    Xid(u32),
+    /// A restore point that was made with `pg_create_restore_point`.
+    Name(String),
+    /// As soon as the server is consistent.
+    Immediate,
+}
+
+/// Along which timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TargetTimeline {
+    /// The newest one that the archive knows.
+    #[default]
+    Latest,
+    /// That of the backup.
+    Current,
+    /// This one.
+    Number(TimelineId),
+}
+
+/// What the server does when it has reached the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Waits, readable, for `pg_wal_replay_resume()`.
+    Pause,
+    /// Becomes a primary.
+    Promote,
+    /// Shuts down.
+    Shutdown,
+}
+
+/// A recovery target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// Which moment.
+    pub moment: Moment,
+    /// Along which timeline.
+    pub timeline: TargetTimeline,
+    /// Whether what happened exactly at the moment is left out.
+    pub exclusive: bool,
+    /// What the server does then.
+    pub action: Option<Action>,
+}
+
+impl Target {
+    /// What a backup must reach for this target.
+    pub fn reach(&self) -> Result<Reach> {
+        let mut reach = Reach::default();
+        match &self.moment {
+            Moment::Latest => {}
+            Moment::Time(time) => reach.time = Some(time.as_microsecond()),
+            Moment::Lsn(lsn) => reach.lsn = Some(*lsn),
+            Moment::Xid(_) | Moment::Name(_) | Moment::Immediate => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    "'auto' chooses a backup for a time, an LSN, a timeline or no target only",
+                )
+                .hint("name the backup, or 'latest'"));
+            }
+        }
+        if let TargetTimeline::Number(timeline) = self.timeline {
+            reach.timeline = Some(timeline);
+        }
+        Ok(reach)
+    }
+
+    /// The settings that make PostgreSQL stop there. Every target is set, most of them to nothing, so
+    /// that one that a configuration file still has from an earlier recovery does not count.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut moment = [
+            ("recovery_target", String::new()),
+            ("recovery_target_time", String::new()),
+            ("recovery_target_lsn", String::new()),
+            ("recovery_target_xid", String::new()),
+            ("recovery_target_name", String::new()),
+        ];
+        let (at, value) = match &self.moment {
+            Moment::Latest => (0, String::new()),
+            Moment::Immediate => (0, "immediate".to_owned()),
+            Moment::Time(time) => (1, time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string()),
+            Moment::Lsn(lsn) => (2, lsn.to_string()),
+            Moment::Xid(xid) => (3, xid.to_string()),
+            Moment::Name(name) => (4, name.clone()),
+        };
+        if let Some(slot) = moment.get_mut(at) {
+            slot.1 = value;
+        }
+        let mut settings = Vec::from(moment);
+        settings.push((
+            "recovery_target_timeline",
+            match self.timeline {
+                TargetTimeline::Latest => "latest".to_owned(),
+                TargetTimeline::Current => "current".to_owned(),
+                TargetTimeline::Number(timeline) => timeline.to_string(),
+            },
+        ));
+        let inclusive = if self.exclusive { "off" } else { "on" };
+        settings.push(("recovery_target_inclusive", inclusive.to_owned()));
+        let action = match self.action {
+            Some(Action::Pause) => "pause",
+            Some(Action::Promote) => "promote",
+            Some(Action::Shutdown) => "shutdown",
+            // Without a target there is nothing to pause at.
+            None if self.moment == Moment::Latest => "promote",
+            None => "pause",
+        };
+        settings.push(("recovery_target_action", action.to_owned()));
+        settings
+    }
+}
+
+/// The time that a user means: with an offset, or else in the zone of this host.
+///
+/// # Errors
+/// If it is no time, or one that the zone has twice or never (around a change of its offset).
+pub fn parse_time(text: &str) -> Result<Timestamp> {
+    let text = text.trim();
+    let wrong = |why: String| {
+        Error::new(Kind::Usage, format!("{text:?} is not a time that can be a target: {why}"))
+            .hint("write it like 2026-01-31 23:59:59.5+01:00")
+    };
+    // PostgreSQL writes offsets as +01, which RFC 9557 does not know.
+    let spelled = match text.char_indices().rev().nth(2) {
+        Some((at, '+' | '-')) if text.contains(':') => format!("{}{}:00", &text[..at], &text[at..]),
+        _ => text.to_owned(),
+    };
+    if let Ok(time) = spelled.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    if let Ok(zoned) = spelled.parse::<Zoned>() {
+        return Ok(zoned.timestamp());
+    }
+    let civil: DateTime = spelled.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
+    let zone = TimeZone::system();
+    let ambiguous = zone.to_ambiguous_zoned(civil);
+    if ambiguous.is_ambiguous() {
+        return Err(wrong(
+            "this host's time zone has it twice, or not at all; add an offset".into(),
+        ));
+    }
+    ambiguous.unambiguous().map(|zoned| zoned.timestamp()).map_err(|e| wrong(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_with_an_offset_mean_one_moment() {
+        let expected: Timestamp = "2026-01-31T22:59:59.5Z".parse().unwrap();
+        for text in [
+            "2026-01-31 23:59:59.5+01:00",
+            "2026-01-31 23:59:59.5+01",
+            "2026-01-31T22:59:59.5Z",
+            "2026-01-31 17:59:59.500000-05",
+        ] {
+            assert_eq!(parse_time(text).unwrap(), expected, "{text}");
+        }
+        for text in ["", "yesterday", "2026-13-01 00:00", "2026-01-31 25:00:00+01"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_target_is_set() {
+        for moment in [
+            Moment::Latest,
+            Moment::Immediate,
+            Moment::Xid(7),
+            Moment::Name("here".into()),
+            Moment::Lsn(Lsn(1)),
+            Moment::Time(Timestamp::UNIX_EPOCH),
+        ] {
+            let target = Target { moment: moment.clone(), ..Target::default() };
+            let set = target.settings().iter().take(5).filter(|(_, v)| !v.is_empty()).count();
+            assert_eq!(set, usize::from(moment != Moment::Latest));
+        }
+    }
+}
