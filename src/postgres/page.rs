@@ -169,8 +169,8 @@ mod tests {
         let step =
             |sum: u32, value: u32| (sum ^ value).wrapping_mul(16_777_619) ^ ((sum ^ value) >> 17);
         let mut folded = 0;
-        for lane in 0..32 {
-            let mut sum = LANE_SEEDS[lane];
+        for (lane, seed) in LANE_SEEDS.iter().enumerate() {
+            let mut sum = *seed;
             for row in 0..64 {
                 sum = step(sum, word(row * 32 + lane));
             }

@@ -51,8 +51,8 @@ impl PageHeader {
         Ok(header)
     }
 
-    /// Bytes of this header.
-    pub fn len(&self) -> usize {
+    /// Bytes of the header on this page.
+    pub fn header_len(&self) -> usize {
         if self.info & HAS_LONG_HEADER != 0 { LONG_HEADER } else { SHORT_HEADER }
     }
 }
@@ -121,12 +121,14 @@ pub struct SegmentCheck {
 
 /// Checks that `bytes` are the whole segment `name`, written by `system_id` if that is given.
 ///
-/// The first page must match exactly. PostgreSQL recycles old segment files, so after the end of
-/// the WAL in a segment left in its middle there may be zeros or the pages of the file's former
-/// life. Those can have *lower* addresses, or *higher* ones: at a promotion the segments received
-/// beyond the switch point are recycled for the new timeline. What they always have is the same
-/// place within their segment. So the first page that is not ours ends the segment, and after it:
-/// - zeros and recycled pages are accepted (and `pages_end` tells the caller);
+/// The first page must match exactly. What follows the end of the WAL in a segment left in its
+/// middle is not ours to judge. PostgreSQL recycles old segment files, so there may be pages of the
+/// file's former life: with *lower* addresses, or *higher* ones, since at a promotion segments
+/// received beyond the switch point are recycled for the new timeline. The first segment of a new
+/// timeline is a copy whose last page PostgreSQL repeats up to the end of the file, so addresses need
+/// not fit their place either. And a finished segment may end in zeros. So the first page that is
+/// not ours ends the segment, and after it:
+/// - zeros and pages with another well-formed header are accepted (`pages_end` tells the caller);
 /// - anything else, or a page that is ours again after such a hole, is damage. Not for a
 ///   `.partial`, whose tail nobody reads: a crash may have left anything there.
 pub fn check_segment(
@@ -158,7 +160,7 @@ pub fn check_segment(
             }
             (false, _) if partial => return Ok(SegmentCheck { header, pages_end: expected }),
             (false, end) => {
-                check_recycled(&found, page, expected, header.segment_size)?;
+                check_leftover(&found, page, expected)?;
                 pages_end = end.or(Some(expected));
             }
         }
@@ -205,20 +207,21 @@ fn check_first_page(
     Ok(())
 }
 
-/// Whether a page that is not ours is one recycling leaves behind.
-fn check_recycled(
-    found: &PageHeader,
-    page: &[u8],
-    expected: Lsn,
-    size: SegmentSize,
-) -> FormatResult<()> {
-    let recycled = version_of_magic(found.magic).is_some()
-        && found.address != expected
-        && size.offset(found.address) == size.offset(expected);
-    if recycled || page.iter().all(|byte| *byte == 0) {
+/// Whether a page that is not ours is one PostgreSQL leaves behind.
+fn check_leftover(found: &PageHeader, page: &[u8], expected: Lsn) -> FormatResult<()> {
+    let well_formed = version_of_magic(found.magic).is_some()
+        && found.address.0.is_multiple_of(page.len() as u64)
+        && found.address != expected;
+    if well_formed || page.iter().all(|byte| *byte == 0) {
         return Ok(());
     }
-    Err(FormatError::invalid("WAL segment", format!("the page at {expected} is damaged")))
+    Err(FormatError::invalid(
+        "WAL segment",
+        format!(
+            "the page at {expected} is damaged: magic {:04X}, address {}, timeline {}",
+            found.magic, found.address, found.timeline
+        ),
+    ))
 }
 
 #[cfg(test)]
@@ -280,9 +283,14 @@ mod tests {
     fn the_first_segment_of_a_timeline_carries_pages_of_its_parent() {
         let mut bytes = segment(3 * MIB as u64, 1);
         bytes[8192 * 9 + 4] = 2;
+        let last: Vec<u8> = bytes[8192 * 8..8192 * 9].to_vec();
+        for page in bytes[8192 * 10..].chunks_exact_mut(8192) {
+            page.copy_from_slice(&last);
+        }
+        let end = Lsn((3 * MIB + 8192 * 10) as u64);
+        assert_eq!(check(&bytes).unwrap().pages_end, end);
         bytes[8192 * 10..].fill(0);
-        let found = check(&bytes).unwrap();
-        assert_eq!(found.pages_end, Lsn((3 * MIB + 8192 * 10) as u64));
+        assert_eq!(check(&bytes).unwrap().pages_end, end);
     }
 
     #[test]
@@ -304,7 +312,10 @@ mod tests {
     #[test]
     fn a_damaged_page_is_an_error() {
         let mut bytes = segment(3 * MIB as u64, 2);
-        bytes[8192 * 5 + 9] ^= 0x01;
+        bytes[8192 * 5 + 1] ^= 0x01;
         assert!(check(&bytes).unwrap_err().to_string().contains("damaged"));
+        bytes[8192 * 5 + 1] ^= 0x01;
+        bytes[8192 * 5 + 9] ^= 0x20;
+        assert!(check(&bytes).unwrap_err().to_string().contains("missing"));
     }
 }

@@ -129,7 +129,7 @@ impl WalReader {
                 found.magic == header.page.magic
                     && found.address == address
                     && found.timeline <= name.timeline
-                    && (found.len() == super::wal_header::LONG_HEADER) == (index == 0)
+                    && (found.header_len() == super::wal_header::LONG_HEADER) == (index == 0)
             });
             match valid {
                 Some(found) => self.page(&found, page, header.segment_size, &mut visit),
@@ -189,7 +189,7 @@ impl WalReader {
         if self.is_before(header.address, page.len() as u32) {
             return;
         }
-        let mut at = header.len();
+        let mut at = header.header_len();
         let continues = header.info & FIRST_IS_CONTRECORD != 0;
         match self.state {
             State::Seeking if continues => self.state = State::Skipping(header.remaining),
