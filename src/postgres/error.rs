@@ -86,3 +86,213 @@ impl From<FormatError> for crate::error::Error {
         crate::error::Error::new(Kind::Postgres, error.to_string())
     }
 }
+
+/// An error a PostgreSQL server reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerError {
+    /// `ERROR`, `FATAL` or `PANIC`; of notices `WARNING` and the like.
+    pub severity: String,
+    /// The five characters of its SQLSTATE.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// More about it.
+    pub detail: Option<String>,
+    /// What PostgreSQL suggests.
+    pub hint: Option<String>,
+}
+
+impl ServerError {
+    /// SQLSTATE of a missing privilege.
+    pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    /// SQLSTATE of a file that is not there.
+    pub const UNDEFINED_FILE: &str = "58P01";
+    /// SQLSTATE of an object, a slot for example, that is not there.
+    pub const UNDEFINED_OBJECT: &str = "42704";
+    /// SQLSTATE of something in the wrong state, for example a server in recovery.
+    pub const WRONG_STATE: &str = "55000";
+    /// SQLSTATE of a server that is starting, stopping or recovering.
+    pub const CANNOT_CONNECT_NOW: &str = "57P03";
+
+    /// Whether the server refused who we are, or what we showed for it.
+    pub fn is_authentication(&self) -> bool {
+        self.code.starts_with("28")
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} (SQLSTATE {})", self.severity, self.message, self.code)?;
+        match &self.detail {
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// A failure between us and a PostgreSQL server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The connection parameters are wrong.
+    #[error(transparent)]
+    ConnInfo(#[from] super::conninfo::ConnInfoError),
+    /// No connection could be made.
+    #[error("cannot connect to {target}: {source}")]
+    Connect {
+        /// Where to.
+        target: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Connecting took longer than `connect_timeout`.
+    #[error("cannot connect to {target}: no answer within {seconds} s")]
+    Timeout {
+        /// Where to.
+        target: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// None of several hosts would do.
+    #[error("no connection could be made: {}", list(.0))]
+    AllHosts(Vec<Error>),
+    /// The server is not of the kind asked for.
+    #[error("{target} is {found}, but target_session_attrs asks for {wanted}")]
+    SessionAttributes {
+        /// The server.
+        target: String,
+        /// What it is.
+        found: &'static str,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// Logging in failed on our side: a missing password, a method not spoken.
+    #[error("cannot log in to {target}: {reason}")]
+    Authentication {
+        /// The server.
+        target: String,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// TLS could not be established, or its certificates do not verify.
+    #[error("TLS with {target} failed: {reason}")]
+    Tls {
+        /// The server.
+        target: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server refused with an error.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The server says something it should not say here.
+    #[error("protocol violation by the PostgreSQL server: {0}")]
+    Protocol(String),
+    /// The connection broke.
+    #[error("connection to the PostgreSQL server was lost: {0}")]
+    Lost(#[source] std::io::Error),
+    /// The server closed the connection without a word.
+    #[error("the PostgreSQL server closed the connection unexpectedly")]
+    Closed,
+    /// A request that cannot be made, found before it was sent.
+    #[error("{0}")]
+    Request(String),
+    /// A value the server sent cannot be understood.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+}
+
+fn list(errors: &[Error]) -> String {
+    errors.iter().map(Error::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Error {
+    /// The error the server reported, if it was one.
+    pub fn server(&self) -> Option<&ServerError> {
+        match self {
+            Error::Server(error) => Some(error),
+            Error::AllHosts(errors) => errors.iter().find_map(Error::server),
+            _ => None,
+        }
+    }
+
+    /// Whether the server reported this SQLSTATE.
+    pub fn is_code(&self, code: &str) -> bool {
+        self.server().is_some_and(|error| error.code == code)
+    }
+
+    /// Whether the same may succeed later without anyone changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Connect { .. } | Error::Timeout { .. } | Error::Lost(_) | Error::Closed => true,
+            Error::Server(error) => {
+                error.code.starts_with("08")
+                    || error.code.starts_with("53")
+                    || error.code.starts_with("57P")
+            }
+            Error::AllHosts(errors) => errors.iter().any(Error::is_transient),
+            _ => false,
+        }
+    }
+
+    /// What a DBA can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Error::Connect { .. } | Error::Timeout { .. } => {
+                "check that the server runs, and that listen_addresses, port and firewalls let this \
+                 host in"
+            }
+            Error::AllHosts(errors) => return errors.iter().find_map(Error::hint),
+            Error::Authentication { .. } => {
+                "put the password into the password file (~/.pgpass, mode 0600) of the user barman \
+                 runs as; for replication connections its database field is \"replication\""
+            }
+            Error::Tls { .. } => "compare sslmode and sslrootcert with the server's certificate",
+            Error::Closed | Error::Lost(_) => {
+                "see the server's log: it may have crashed, been restarted, or ended the session \
+                 (wal_sender_timeout)"
+            }
+            Error::Server(error) => return server_hint(error),
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+fn server_hint(error: &ServerError) -> Option<String> {
+    let text = match error.code.as_str() {
+        "28000" if error.message.contains("pg_hba.conf") => {
+            "add a line for this role, address and database to pg_hba.conf (streaming connections need \
+             database \"replication\") and reload the server"
+        }
+        "28000" if error.message.contains("replication") => {
+            "give the role the REPLICATION attribute: ALTER ROLE … REPLICATION"
+        }
+        "28P01" => "check the password in the connection string or the password file",
+        "42501" if error.message.contains("replication") => {
+            "give the role the REPLICATION attribute: ALTER ROLE … REPLICATION"
+        }
+        "42501" => "the role lacks a privilege: GRANT it the function or role named",
+        "53300" => "raise max_connections or close unused sessions",
+        "53400" => "raise max_wal_senders or max_replication_slots",
+        _ => return error.hint.clone(),
+    };
+    Some(text.to_owned())
+}
+
+impl From<Error> for crate::error::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error {
+            Error::ConnInfo(_) => Kind::Config,
+            _ => Kind::Postgres,
+        };
+        let hint = error.hint();
+        let converted = crate::error::Error::new(kind, error.to_string());
+        match hint {
+            Some(hint) => converted.hint(hint),
+            None => converted,
+        }
+    }
+}

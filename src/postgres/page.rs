@@ -212,6 +212,7 @@ mod tests {
     /// `cargo test --release --lib -- --ignored --nocapture page::tests::speed`
     #[test]
     #[ignore = "prints a measurement"]
+    #[allow(clippy::print_stdout, reason = "it is what it is for")]
     fn speed() {
         let pages: Vec<Page> = (0..4096_u32).map(|seed| *page(seed as u8)).collect();
         let begin = std::time::Instant::now();
