@@ -21,6 +21,7 @@ use crate::keys::KeyRing;
 use crate::limits::{
     MAX_BASE_BYTES, MAX_BASES, MAX_BLOB, MAX_BLOB_CHUNKS, MAX_BODY_OVERHEAD, MAX_CHUNK,
 };
+use crate::record::SealError;
 use crate::seal::{Domain, OVERHEAD};
 
 /// A chunk within a blob.
@@ -47,8 +48,10 @@ impl BlobHeader {
         self.chunks.iter().map(|chunk| chunk.length as usize).sum()
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(3 + self.chunks.len() * 36);
+    /// The plaintext of the header.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        validate_chunks(&self.chunks)?;
+        let mut out = Vec::with_capacity(header_length(self.chunks.len()));
         out.push(self.kind as u8);
         let count = u16::try_from(self.chunks.len()).expect("a blob holds at most 4096 chunks");
         out.extend_from_slice(&count.to_le_bytes());
@@ -56,7 +59,7 @@ impl BlobHeader {
             out.extend_from_slice(chunk.id.as_bytes());
             out.extend_from_slice(&chunk.length.to_le_bytes());
         }
-        out
+        Ok(out)
     }
 
     /// Decodes the plaintext of a header.
@@ -65,26 +68,38 @@ impl BlobHeader {
         let mut reader = Reader::new(what, bytes);
         let kind = ChunkKind::from_number(reader.u8()?)?;
         let count = usize::from(reader.u16()?);
-        if count == 0 {
-            return Err(DecodeError::malformed(what, "it names no chunk"));
-        }
         within("number of chunks in a blob", count as u64, MAX_BLOB_CHUNKS as u64)?;
         let mut chunks = Vec::with_capacity(count);
-        let mut total = 0;
         for _ in 0..count {
-            let chunk =
-                ChunkSpan { id: ChunkId::from_bytes(reader.array()?), length: reader.u32()? };
-            if chunk.length == 0 {
-                return Err(DecodeError::malformed(what, "a chunk is empty"));
-            }
-            within("chunk length", u64::from(chunk.length), MAX_CHUNK as u64)?;
-            total += u64::from(chunk.length);
-            chunks.push(chunk);
+            let id = ChunkId::from_bytes(reader.array()?);
+            chunks.push(ChunkSpan { id, length: reader.u32()? });
         }
-        within("blob content", total, MAX_BLOB as u64)?;
         reader.end()?;
+        validate_chunks(&chunks)?;
         Ok(BlobHeader { kind, chunks })
     }
+}
+
+/// The length of a header's plaintext in bytes.
+pub(crate) fn header_length(chunks: usize) -> usize {
+    3 + chunks * 36
+}
+
+/// Checks the chunks of one blob, wherever they are listed.
+pub(crate) fn validate_chunks(chunks: &[ChunkSpan]) -> Result<()> {
+    let what = "list of a blob's chunks";
+    if chunks.is_empty() {
+        return Err(DecodeError::malformed(what, "it is empty"));
+    }
+    within("number of chunks in a blob", chunks.len() as u64, MAX_BLOB_CHUNKS as u64)?;
+    for chunk in chunks {
+        if chunk.length == 0 {
+            return Err(DecodeError::malformed(what, "a chunk is empty"));
+        }
+        within("chunk length", u64::from(chunk.length), MAX_CHUNK as u64)?;
+    }
+    let total = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
+    within("blob content", total, MAX_BLOB as u64)
 }
 
 /// How the payload of a blob gives its content.
@@ -130,9 +145,17 @@ pub struct BlobBody {
     encoding: Encoding,
     bases: Vec<BaseRange>,
     payload: Vec<u8>,
+    padding: usize,
 }
 
 impl BlobBody {
+    /// The same body with so many zero bytes after its payload, which hide its length.
+    #[must_use]
+    pub fn padded(mut self, padding: usize) -> Self {
+        self.padding = padding;
+        self
+    }
+
     /// How the payload is encoded.
     pub fn encoding(&self) -> Encoding {
         self.encoding
@@ -141,6 +164,14 @@ impl BlobBody {
     /// The ranges that form the prefix of a delta, in order; empty for other encodings.
     pub fn bases(&self) -> &[BaseRange] {
         &self.bases
+    }
+
+    /// The distinct chunks of [`BlobBody::bases`], in ascending order.
+    pub fn base_chunks(&self) -> Vec<ChunkId> {
+        let mut chunks: Vec<ChunkId> = self.bases.iter().map(|base| base.chunk).collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        chunks
     }
 
     /// The content that this body encodes.
@@ -152,13 +183,21 @@ impl BlobBody {
         within("blob content", length as u64, MAX_BLOB as u64)?;
         let mut content = Vec::with_capacity(length);
         match self.encoding {
-            Encoding::Raw => content.extend_from_slice(&self.payload),
+            Encoding::Raw if self.payload.len() == length => {
+                content.extend_from_slice(&self.payload);
+            }
+            Encoding::Raw => {}
             Encoding::Zstd => {
+                self.one_frame()?;
                 zstd::bulk::Decompressor::new()
                     .and_then(|mut zstd| zstd.decompress_to_buffer(&self.payload, &mut content))
                     .map_err(|e| DecodeError::malformed(what, format!("zstd: {e}")))?;
             }
             Encoding::Delta => {
+                self.one_frame()?;
+                if prefix.len() as u64 != total_length(&self.bases) {
+                    return Err(DecodeError::malformed(what, "its base has another length"));
+                }
                 let mut zstd = zstd_safe::DCtx::create();
                 zstd.ref_prefix(prefix)
                     .and_then(|_| zstd.decompress(&mut content, &self.payload))
@@ -175,8 +214,38 @@ impl BlobBody {
         Ok(content)
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(7 + self.bases.len() * 40 + self.payload.len());
+    /// zstd would decode several frames one after the other; the format has one.
+    fn one_frame(&self) -> Result<()> {
+        match zstd_safe::find_frame_compressed_size(&self.payload) {
+            Ok(length) if length == self.payload.len() => Ok(()),
+            _ => Err(DecodeError::malformed("blob body", "its payload is not one zstd frame")),
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let what = "blob body";
+        within("number of base ranges", self.bases.len() as u64, MAX_BASES as u64)?;
+        if (self.encoding == Encoding::Delta) == self.bases.is_empty() {
+            return Err(DecodeError::malformed(what, "deltas, and only they, have base ranges"));
+        }
+        for base in &self.bases {
+            if base.length == 0 {
+                return Err(DecodeError::malformed(what, "a base range is empty"));
+            }
+            let end = u64::from(base.offset) + u64::from(base.length);
+            within("end of a base range", end, MAX_CHUNK as u64)?;
+        }
+        within("base ranges of a delta", total_length(&self.bases), MAX_BASE_BYTES as u64)?;
+        let length = 7 + self.bases.len() * 40 + self.payload.len();
+        let length = length.saturating_add(self.padding);
+        within("blob body", length as u64, (MAX_BLOB + MAX_BODY_OVERHEAD) as u64)
+    }
+
+    /// The plaintext of the body.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        self.validate()?;
+        let length = 7 + self.bases.len() * 40 + self.payload.len() + self.padding;
+        let mut out = Vec::with_capacity(length);
         out.push(self.encoding as u8);
         let bases = u16::try_from(self.bases.len()).expect("a delta has at most 1024 bases");
         out.extend_from_slice(&bases.to_le_bytes());
@@ -185,10 +254,11 @@ impl BlobBody {
             out.extend_from_slice(&base.offset.to_le_bytes());
             out.extend_from_slice(&base.length.to_le_bytes());
         }
-        let length = u32::try_from(self.payload.len()).expect("a payload is not over 4 MiB");
-        out.extend_from_slice(&length.to_le_bytes());
+        let payload = u32::try_from(self.payload.len()).expect("a body is not over 5 MiB");
+        out.extend_from_slice(&payload.to_le_bytes());
         out.extend_from_slice(&self.payload);
-        out
+        out.resize(length, 0);
+        Ok(out)
     }
 
     /// Decodes the plaintext of a body.
@@ -198,33 +268,27 @@ impl BlobBody {
         let encoding = Encoding::from_number(reader.u8()?)?;
         let count = usize::from(reader.u16()?);
         within("number of base ranges", count as u64, MAX_BASES as u64)?;
-        if (encoding == Encoding::Delta) != (count > 0) {
-            return Err(DecodeError::malformed(what, "deltas, and only they, have base ranges"));
-        }
         let mut bases = Vec::with_capacity(count);
-        let mut total = 0;
         for _ in 0..count {
-            let base = BaseRange {
+            bases.push(BaseRange {
                 chunk: ChunkId::from_bytes(reader.array()?),
                 offset: reader.u32()?,
                 length: reader.u32()?,
-            };
-            let end = u64::from(base.offset) + u64::from(base.length);
-            if base.length == 0 {
-                return Err(DecodeError::malformed(what, "a base range is empty"));
-            }
-            within("end of a base range", end, MAX_CHUNK as u64)?;
-            total += u64::from(base.length);
-            bases.push(base);
+            });
         }
-        within("base ranges of a delta", total, MAX_BASE_BYTES as u64)?;
         let length = reader.u32()? as usize;
         let payload = reader.take(length)?.to_vec();
         if reader.rest().iter().any(|byte| *byte != 0) {
             return Err(DecodeError::malformed(what, "its padding is not zero"));
         }
-        Ok(BlobBody { encoding, bases, payload })
+        let body = BlobBody { encoding, bases, payload, padding: reader.rest().len() };
+        body.validate()?;
+        Ok(body)
     }
+}
+
+fn total_length(bases: &[BaseRange]) -> u64 {
+    bases.iter().map(|base| u64::from(base.length)).sum()
 }
 
 /// Why content could not be encoded.
@@ -236,15 +300,6 @@ pub enum EncodeError {
     /// The encoded form does not decode to the content: bad memory, or a bug.
     #[error("compressed content does not decode to what it was made from; suspect faulty memory")]
     Verify,
-    /// The system has no random numbers.
-    #[error("no random numbers for a nonce: {0}")]
-    Random(#[source] getrandom::Error),
-}
-
-impl From<getrandom::Error> for EncodeError {
-    fn from(error: getrandom::Error) -> Self {
-        EncodeError::Random(error)
-    }
 }
 
 /// Encodes contents with one zstd context, which is expensive to make.
@@ -275,6 +330,7 @@ impl Encoder {
                 encoding: Encoding::Raw,
                 bases: vec![],
                 payload: content.to_vec(),
+                padding: 0,
             });
         }
         self.check.clear();
@@ -283,7 +339,7 @@ impl Encoder {
         if decoded.is_err() || self.check != content {
             return Err(EncodeError::Verify);
         }
-        Ok(BlobBody { encoding: Encoding::Zstd, bases: vec![], payload })
+        Ok(BlobBody { encoding: Encoding::Zstd, bases: vec![], payload, padding: 0 })
     }
 
     /// `content` as a delta on `bases`, whose contents one after the other are `prefix`; decoded
@@ -301,7 +357,7 @@ impl Encoder {
         zstd.set_parameter(zstd_safe::CParameter::CompressionLevel(self.level)).map_err(error)?;
         zstd.ref_prefix(prefix).map_err(error)?;
         zstd.compress2(&mut payload, content).map_err(error)?;
-        let body = BlobBody { encoding: Encoding::Delta, bases, payload };
+        let body = BlobBody { encoding: Encoding::Delta, bases, payload, padding: 0 };
         match body.content(content.len(), prefix) {
             Ok(decoded) if decoded == content => Ok(body),
             _ => Err(EncodeError::Verify),
@@ -333,9 +389,10 @@ pub fn seal(
     keys: &KeyRing,
     header: BlobHeader,
     body: &BlobBody,
-) -> std::result::Result<SealedBlob, EncodeError> {
+) -> std::result::Result<SealedBlob, SealError> {
     let body_key = if header.kind.is_metadata() { keys.metadata() } else { keys.data() };
-    let (header_text, body_text) = (header.encode(), body.encode());
+    validate_encoding(header.kind, body.encoding)?;
+    let (header_text, body_text) = (header.encode()?, body.encode()?);
     let header_length = header_text.len() + OVERHEAD;
     let body_length = body_text.len() + OVERHEAD;
     let mut frame = Vec::with_capacity(8 + header_length + body_length);
@@ -346,16 +403,15 @@ pub fn seal(
     let repository = keys.repository();
     keys.metadata().seal(&mut frame, Domain::BlobHeader, repository, &[], &header_text)?;
     body_key.seal(&mut frame, Domain::BlobBody, repository, &header_text, &body_text)?;
-    let bases = distinct_bases(body);
-    Ok(SealedBlob { header, encoding: body.encoding, bases, frame })
+    Ok(SealedBlob { header, encoding: body.encoding, bases: body.base_chunks(), frame })
 }
 
-/// The distinct chunks that a body needs, in ascending order.
-pub fn distinct_bases(body: &BlobBody) -> Vec<ChunkId> {
-    let mut bases: Vec<ChunkId> = body.bases.iter().map(|base| base.chunk).collect();
-    bases.sort_unstable();
-    bases.dedup();
-    bases
+/// Some kinds of chunks are never deltas.
+pub(crate) fn validate_encoding(kind: ChunkKind, encoding: Encoding) -> Result<()> {
+    if encoding == Encoding::Delta && kind.base_kind().is_none() {
+        return Err(DecodeError::malformed("blob", "chunks of its kind are never deltas"));
+    }
+    Ok(())
 }
 
 /// A frame's parts, still sealed.
@@ -375,11 +431,26 @@ impl<'a> Frame<'a> {
     pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8])> {
         let mut reader = Reader::new("blob", bytes);
         let (header, body) = (reader.u32()?, reader.u32()?);
-        within("blob header", u64::from(header), (3 + MAX_BLOB_CHUNKS * 36 + OVERHEAD) as u64)?;
+        within(
+            "blob header",
+            u64::from(header),
+            (header_length(MAX_BLOB_CHUNKS) + OVERHEAD) as u64,
+        )?;
         within("blob body", u64::from(body), (MAX_BLOB + MAX_BODY_OVERHEAD + OVERHEAD) as u64)?;
         let frame =
             Frame { header: reader.take(header as usize)?, body: reader.take(body as usize)? };
         Ok((frame, reader.rest()))
+    }
+
+    /// The frame that `bytes` are, with the lengths that the index or a footer says it has. The
+    /// lengths in front of a frame are not sealed: they serve where nothing else is left.
+    pub fn exactly(bytes: &'a [u8], header_length: u32, body_length: u32) -> Result<Self> {
+        let (frame, rest) = Frame::split(bytes)?;
+        let lengths = (frame.header.len() as u64, frame.body.len() as u64);
+        if !rest.is_empty() || lengths != (u64::from(header_length), u64::from(body_length)) {
+            return Err(DecodeError::malformed("blob", "its frame has other lengths than listed"));
+        }
+        Ok(frame)
     }
 
     /// The length of the whole frame in bytes.
@@ -394,7 +465,10 @@ impl<'a> Frame<'a> {
 
     /// Opens the body, which must be that of `header`.
     pub fn open_body(&self, keys: &KeyRing, header: &BlobHeader) -> Result<BlobBody> {
-        BlobBody::decode(&keys.open(Domain::BlobBody, &header.encode(), self.body)?)
+        let body = keys.open(Domain::BlobBody, &header.encode()?, self.body)?;
+        let body = BlobBody::decode(&body)?;
+        validate_encoding(header.kind, body.encoding)?;
+        Ok(body)
     }
 }
 

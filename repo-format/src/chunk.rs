@@ -44,6 +44,17 @@ impl ChunkKind {
         })
     }
 
+    /// What the bases of a delta of such chunks are; nothing if such chunks are never deltas. A copy of
+    /// a snapshot must be readable from its blob alone.
+    pub fn base_kind(self) -> Option<ChunkKind> {
+        match self {
+            ChunkKind::Data | ChunkKind::Wal => Some(ChunkKind::Data),
+            ChunkKind::Map => Some(ChunkKind::Map),
+            ChunkKind::Tree => Some(ChunkKind::Tree),
+            ChunkKind::Snapshot => None,
+        }
+    }
+
     /// Whether such chunks describe content (and live in metadata packs) rather than being content.
     pub fn is_metadata(self) -> bool {
         matches!(self, ChunkKind::Map | ChunkKind::Tree | ChunkKind::Snapshot)

@@ -14,7 +14,7 @@ use crate::codec::{self, DecodeError, Reader, Result, strictly_ascending, within
 use crate::envelope::{self, ObjectKind};
 use crate::ids::RepositoryId;
 use crate::keys::NamingKeys;
-use crate::limits::{LEAF, MAX_CHUNK, MAX_PACK, MAX_RECORD};
+use crate::limits::{LEAF, MAX_CHUNK, MAX_FEATURES, MAX_LABEL, MAX_PACK, MAX_RECORD, MAX_RUNS};
 use crate::names::ObjectName;
 
 /// The configuration of a repository.
@@ -94,20 +94,33 @@ impl Default for Packing {
     }
 }
 
-/// What stands in for the authentication when the record is read without a key.
+/// The length of the authentication.
 const AUTHENTICATION: usize = 32;
 
 impl Config {
     /// The object that holds this configuration.
-    pub fn seal(&self, keys: &NamingKeys) -> Vec<u8> {
-        let record = codec::encode(self);
+    pub fn seal(&self, keys: &NamingKeys) -> Result<Vec<u8>> {
+        let record = self.encode()?;
         let length = u32::try_from(record.len()).expect("a configuration is not over 1 MiB");
         let mut object = envelope::prefix(ObjectKind::Config).to_vec();
         object.extend_from_slice(&length.to_le_bytes());
         object.extend_from_slice(&record);
         object.extend_from_slice(&authenticate(keys, self.number, &object));
         envelope::finish(&mut object);
-        object
+        Ok(object)
+    }
+
+    /// The encoded record.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        self.validate()?;
+        Ok(codec::encode(self))
+    }
+
+    /// Decodes and validates a record.
+    pub fn decode(record: &[u8]) -> Result<Self> {
+        let config: Config = codec::decode("repository configuration", record, MAX_RECORD)?;
+        config.validate()?;
+        Ok(config)
     }
 
     /// Reads a configuration without a key: good for its format version and features, and not
@@ -119,9 +132,7 @@ impl Config {
         let record = reader.take(length as usize)?;
         reader.take(AUTHENTICATION)?;
         reader.end()?;
-        let config: Config = codec::decode("repository configuration", record, MAX_RECORD)?;
-        config.validate()?;
-        Ok(config)
+        Config::decode(record)
     }
 
     /// Reads and authenticates the configuration that the store has as `config/<number>`.
@@ -145,8 +156,15 @@ impl Config {
 
     fn validate(&self) -> Result<()> {
         let what = "repository configuration";
+        if self.number == 0 {
+            return Err(DecodeError::malformed(what, "its number is 0"));
+        }
         for features in [&self.features.read, &self.features.write, &self.features.prune] {
+            within("number of features", features.len() as u64, MAX_FEATURES as u64)?;
             strictly_ascending(what, features.iter())?;
+            for feature in features {
+                within("name of a feature", feature.len() as u64, MAX_LABEL as u64)?;
+            }
         }
         let chunking = &self.chunking;
         let leaf = LEAF as u32;
@@ -163,6 +181,15 @@ impl Config {
             || !chunking.page_restart.is_multiple_of(leaf)
         {
             return Err(DecodeError::malformed(what, "its page chunks are not whole leaves"));
+        }
+        // One leaf of a map covers what is between two restarts, in the worst case page by page.
+        within("page restart", u64::from(chunking.page_restart), (MAX_RUNS * LEAF) as u64)?;
+        // The bounds and steps of FastCDC's masks.
+        if chunking.stream_average < 256
+            || !chunking.stream_average.is_power_of_two()
+            || chunking.stream_maximum < 1024
+        {
+            return Err(DecodeError::malformed(what, "its FastCDC sizes make no sense"));
         }
         within("largest pack", u64::from(self.packing.maximum), MAX_PACK)?;
         if self.packing.minimum == 0 || self.packing.minimum > self.packing.maximum {

@@ -35,6 +35,23 @@ impl Run {
             Run::Chunk { length, .. } => u64::from(*length),
         }
     }
+
+    /// This run and the one after it as one, if they are one.
+    fn joined(&self, next: &Run) -> Option<Run> {
+        match (*self, *next) {
+            (Run::Zero { length: one }, Run::Zero { length: two }) => {
+                Some(Run::Zero { length: one.saturating_add(two) })
+            }
+            (
+                Run::Chunk { id, offset, length },
+                Run::Chunk { id: next, offset: next_offset, length: next_length },
+            ) if id == next && offset.checked_add(length) == Some(next_offset) => {
+                let length = length.checked_add(next_length)?;
+                Some(Run::Chunk { id, offset, length })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A leaf of a map: a chunk of kind [`crate::chunk::ChunkKind::Map`] that holds runs.
@@ -77,21 +94,41 @@ impl Content {
     }
 }
 
+/// Appends `run`, joined with the last of `runs` where it goes on where that ends: lists in which two
+/// neighbours could be one are refused.
+pub fn push_run(runs: &mut Vec<Run>, run: Run) {
+    match runs.last_mut() {
+        Some(last) => match last.joined(&run) {
+            Some(joined) => *last = joined,
+            None => runs.push(run),
+        },
+        None => runs.push(run),
+    }
+}
+
 /// Encodes the runs of a map's leaf, as the content of a chunk.
-pub fn encode_leaf(runs: &[Run]) -> Vec<u8> {
-    codec::encode(&runs.to_vec())
+pub fn encode_leaf(runs: &[Run]) -> Result<Vec<u8>> {
+    validate_leaf(runs)?;
+    Ok(codec::encode(&runs))
 }
 
 /// Decodes the leaf of a map that must give `covers` bytes of a file.
 pub fn decode_leaf(bytes: &[u8], covers: u64) -> Result<Vec<Run>> {
     let what = "leaf of a map";
     let runs: Vec<Run> = codec::decode(what, bytes, MAX_CHUNK)?;
-    let length = validate_runs(&runs)?;
+    let length = validate_leaf(&runs)?;
     if length != covers {
         let detail = format!("its runs give {length} bytes instead of {covers}");
         return Err(DecodeError::malformed(what, detail));
     }
     Ok(runs)
+}
+
+fn validate_leaf(runs: &[Run]) -> Result<u64> {
+    match validate_runs(runs)? {
+        0 => Err(DecodeError::malformed("leaf of a map", "it is empty")),
+        length => Ok(length),
+    }
 }
 
 /// The length of `runs` together, in bytes.
@@ -105,6 +142,9 @@ fn validate_runs(runs: &[Run]) -> Result<u64> {
         if let Run::Chunk { offset, length, .. } = run {
             within("end of a run", u64::from(*offset) + u64::from(*length), MAX_CHUNK as u64)?;
         }
+    }
+    if runs.array_windows().any(|[one, next]| one.joined(next).is_some()) {
+        return Err(DecodeError::malformed(what, "two neighbouring runs could be one"));
     }
     total(what, runs.iter().map(Run::length))
 }

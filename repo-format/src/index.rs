@@ -16,15 +16,19 @@
 //! runs by id; the bases of the blobs follow each other in the order of the blobs. A short id is the
 //! first 20 bytes of a chunk's id: enough to find it, while the blob's own header proves it.
 
-use crate::blob::{Encoding, FRAME_PREFIX};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::blob::{Encoding, FRAME_PREFIX, Frame, validate_encoding};
 use crate::chunk::ChunkKind;
 use crate::codec::{DecodeError, Reader, Result, strictly_ascending, within};
-use crate::envelope::{self, ObjectKind};
+use crate::envelope::{self, ObjectKind, PREFIX};
 use crate::ids::{ChunkId, IndexId, PackId, SHORT_ID};
 use crate::keys::KeyRing;
 use crate::limits::{MAX_BLOB, MAX_INDEX, MAX_PACK};
 use crate::pack::PackEntry;
-use crate::seal::Domain;
+use crate::record::SealError;
+use crate::seal::{Domain, OVERHEAD};
 
 /// The short form of a chunk's id.
 pub type ShortId = [u8; SHORT_ID];
@@ -54,6 +58,11 @@ pub struct BlobLocation {
 }
 
 impl BlobLocation {
+    /// The blob's frame, which `bytes` are: [`BlobLocation::frame_length`] bytes from its offset on.
+    pub fn frame<'a>(&self, bytes: &'a [u8]) -> Result<Frame<'a>> {
+        Frame::exactly(bytes, self.header_length, self.body_length)
+    }
+
     /// The length of the blob's frame in bytes.
     pub fn frame_length(&self) -> u64 {
         FRAME_PREFIX as u64 + u64::from(self.header_length) + u64::from(self.body_length)
@@ -76,21 +85,47 @@ pub struct ChunkLocation {
 /// Collects packs into a run.
 #[derive(Debug, Default)]
 pub struct IndexBuilder {
-    packs: Vec<(PackId, u64, Vec<PackEntry>)>,
-    superseded: Vec<IndexId>,
+    packs: BTreeMap<PackId, (u64, Vec<PackEntry>)>,
+    superseded: BTreeSet<IndexId>,
     chunks: usize,
+    /// The length of the plaintext, without its head and superseded runs.
+    length: usize,
 }
 
 impl IndexBuilder {
-    /// Adds a pack of `length` bytes with these blobs.
-    pub fn pack(&mut self, id: PackId, length: u64, entries: Vec<PackEntry>) {
-        self.chunks += entries.iter().map(|entry| entry.chunks.len()).sum::<usize>();
-        self.packs.push((id, length, entries));
+    /// Adds a pack of `length` bytes with these blobs, in the order of their offsets; a pack that was
+    /// added before is left as it is.
+    pub fn pack(&mut self, id: PackId, length: u64, entries: Vec<PackEntry>) -> Result<()> {
+        within("pack", length, MAX_PACK)?;
+        let mut end = PREFIX as u64;
+        for entry in &entries {
+            entry.validate()?;
+            if entry.offset < end || entry.end() > length {
+                let detail = "a blob lies outside its pack, or in another";
+                return Err(DecodeError::malformed("index run", detail));
+            }
+            end = entry.end();
+        }
+        if let Entry::Vacant(vacant) = self.packs.entry(id) {
+            let chunks = entries.iter().map(|entry| entry.chunks.len()).sum::<usize>();
+            let bases = entries.iter().map(|entry| entry.bases.len()).sum::<usize>();
+            self.chunks += chunks;
+            self.length += PACK + entries.len() * BLOB + chunks * CHUNK + bases * SHORT_ID;
+            vacant.insert((length, entries));
+        }
+        Ok(())
     }
 
     /// Says that this run holds everything that still counts of run `id`.
     pub fn supersede(&mut self, id: IndexId) {
-        self.superseded.push(id);
+        self.superseded.insert(id);
+    }
+
+    /// The length that the object would have, in bytes. Over [`MAX_INDEX`] it is refused: writers
+    /// begin another run long before.
+    pub fn length(&self) -> usize {
+        let superseded = self.superseded.len() * IndexId::LEN;
+        PREFIX + OVERHEAD + HEADER + self.length + superseded
     }
 
     /// How many chunks the run has so far.
@@ -104,16 +139,13 @@ impl IndexBuilder {
     }
 
     /// The plaintext of the run.
-    pub fn encode(mut self) -> Vec<u8> {
-        self.packs.sort_unstable_by_key(|(id, ..)| *id);
-        self.packs.dedup_by_key(|(id, ..)| *id);
-        self.superseded.sort_unstable();
-        self.superseded.dedup();
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        within("index run", self.length() as u64, MAX_INDEX as u64)?;
         let number = |n: usize| u32::try_from(n).expect("a run has far fewer than 2^32 entries");
         let (mut packs, mut blobs, mut bases) = (vec![], vec![], vec![]);
         let mut chunks: Vec<(ShortId, u32, u32, u32)> = Vec::with_capacity(self.chunks);
         let mut blob_number = 0u32;
-        for (pack, (id, length, entries)) in self.packs.iter().enumerate() {
+        for (pack, (id, (length, entries))) in self.packs.iter().enumerate() {
             packs.extend_from_slice(id.as_bytes());
             packs.extend_from_slice(&length.to_le_bytes());
             for entry in entries {
@@ -137,7 +169,7 @@ impl IndexBuilder {
             }
         }
         chunks.sort_unstable();
-        let mut out = Vec::with_capacity(HEADER + packs.len() + blobs.len() + chunks.len() * CHUNK);
+        let mut out = Vec::with_capacity(self.length());
         for count in [
             packs.len() / PACK,
             blobs.len() / BLOB,
@@ -159,16 +191,13 @@ impl IndexBuilder {
         for id in &self.superseded {
             out.extend_from_slice(id.as_bytes());
         }
-        out
+        Ok(out)
     }
 
     /// The index object, and its name.
-    pub fn finish(
-        self,
-        keys: &KeyRing,
-    ) -> std::result::Result<(IndexId, Vec<u8>), getrandom::Error> {
+    pub fn finish(self, keys: &KeyRing) -> std::result::Result<(IndexId, Vec<u8>), SealError> {
         let mut object = envelope::prefix(ObjectKind::Index).to_vec();
-        let run = self.encode();
+        let run = self.encode()?;
         keys.metadata().seal(&mut object, Domain::Index, keys.repository(), &[], &run)?;
         let id = IndexId::from_bytes(*blake3::hash(&object).as_bytes());
         Ok((id, object))
@@ -271,7 +300,10 @@ impl IndexRun {
     pub fn bases(&self, number: u32) -> &[ShortId] {
         let Some(row) = self.blob_rows().get(number as usize) else { return &[] };
         let (first, count) = (u32_at(row, 28) as usize, u32_at(row, 32) as usize);
-        self.base_rows().get(first..first + count).unwrap_or_default()
+        first
+            .checked_add(count)
+            .and_then(|end| self.base_rows().get(first..end))
+            .unwrap_or_default()
     }
 
     /// Every place where the run has a chunk with the short id of `id`. The blob's header tells
@@ -323,7 +355,12 @@ impl IndexRun {
         strictly_ascending(what, self.superseded.iter())?;
         let rows = self.blob_rows();
         strictly_ascending(what, rows.iter().map(|row| (u32_at(row, 0), u64_at(row, 4))))?;
+        let lengths: Vec<u64> = self.packs().map(|(_, length)| length).collect();
+        for length in &lengths {
+            within("pack", *length, MAX_PACK)?;
+        }
         let mut bases = 0u64;
+        let mut last = (0, PREFIX as u64);
         for (number, row) in rows.iter().enumerate() {
             let blob = self.blob(number as u32).ok_or_else(|| {
                 DecodeError::malformed(what, "a blob has no pack, kind or encoding")
@@ -336,7 +373,17 @@ impl IndexRun {
                 return Err(DecodeError::malformed(what, "deltas, and only they, have bases"));
             }
             within("blob content", u64::from(blob.content_length), MAX_BLOB as u64)?;
-            within("end of a blob", blob.offset.saturating_add(blob.frame_length()), MAX_PACK)?;
+            let (pack, end) = (u32_at(row, 0), blob.offset.saturating_add(blob.frame_length()));
+            let free = if pack == last.0 { last.1 } else { PREFIX as u64 };
+            let length = lengths.get(pack as usize).copied().unwrap_or_default();
+            if blob.offset < free || end > length {
+                return Err(DecodeError::malformed(
+                    what,
+                    "a blob lies outside its pack, or in another",
+                ));
+            }
+            last = (pack, end);
+            validate_encoding(blob.kind, blob.encoding)?;
             bases += count;
             let bases = self.bases(number as u32);
             if bases.len() as u64 != count {

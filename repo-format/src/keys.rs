@@ -7,8 +7,9 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::codec::{DecodeError, Result};
+use crate::codec::{DecodeError, Result, within};
 use crate::ids::{KeyId, RepositoryId};
+use crate::limits::MAX_EPOCHS;
 use crate::seal::SealingKey;
 
 /// 256 secret bits, wiped when dropped and never shown.
@@ -88,6 +89,10 @@ impl MasterSecrets {
         if self.epochs.is_empty() {
             return Err(DecodeError::malformed("key slot", "it holds no sealing epoch"));
         }
+        if self.epochs.iter().any(|epoch| epoch.number == 0) {
+            return Err(DecodeError::malformed("key slot", "a sealing epoch has number 0"));
+        }
+        within("number of sealing epochs", self.epochs.len() as u64, MAX_EPOCHS as u64)?;
         crate::codec::strictly_ascending("key slot", self.epochs.iter().map(|e| e.number))
     }
 }
@@ -109,7 +114,8 @@ pub struct NamingKeys {
 }
 
 impl NamingKeys {
-    fn new(identity: &Secret) -> Self {
+    /// The keys that the identity secret gives.
+    pub fn new(identity: &Secret) -> Self {
         let gear = identity.derive("barman v1 gear seed");
         NamingKeys {
             leaf: identity.derive("barman v1 leaf hash"),
@@ -178,6 +184,17 @@ impl KeyRing {
     /// The key with this id, of any epoch.
     pub fn find(&self, id: &KeyId) -> Option<&SealingKey> {
         self.epochs.iter().flat_map(|e| [&e.data, &e.metadata]).find(|key| key.id() == id)
+    }
+
+    /// The same keys, sealing with nonces from somewhere else than the system's random numbers.
+    #[cfg(feature = "fixed-nonces")]
+    #[must_use]
+    pub fn with_nonces(mut self, nonces: &crate::seal::Nonces) -> Self {
+        for epoch in &mut self.epochs {
+            epoch.data.set_nonces(nonces);
+            epoch.metadata.set_nonces(nonces);
+        }
+        self
     }
 
     fn newest(&self) -> &EpochKeys {

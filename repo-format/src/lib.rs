@@ -8,10 +8,10 @@
 //! From the bottom up:
 //!
 //! - [`limits`], [`codec`], [`ids`]: maxima, strict decoding, identifiers;
-//! - [`keys`], [`seal`], [`slot`], [`keyfile`]: secrets, sealed boxes, wrapped keys;
+//! - [`keys`], [`seal`], [`slot`], [`keyfile`]: master secrets, sealed boxes, wrapped keys;
 //! - [`chunk`], [`blob`], [`pack`], [`index`]: content, how it is stored, and where;
 //! - [`content`], [`tree`], [`snapshot`], [`wal`]: files, directories, backups, WAL;
-//! - [`config`], [`note`], [`session`], [`maintenance`], [`role`]: the objects around them;
+//! - [`config`], [`role`], [`note`], [`session`], [`maintenance`]: the objects around them;
 //! - [`envelope`], [`record`], [`names`]: the frame of an object, sealed records, names in the store.
 
 pub mod blob;

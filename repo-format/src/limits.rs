@@ -47,7 +47,8 @@ pub const MAX_WAL_HEADER: usize = 16 * 1024 * 1024;
 /// The largest directory, in bytes of its encoded entries.
 pub const MAX_DIRECTORY: u64 = 1 << 30;
 
-/// The most runs that one content or one leaf of a map holds.
+/// The most runs that one content or one leaf of a map holds. So many always fit a chunk, and a leaf
+/// of the map of a file in which every page is a run of its own covers 128 MiB.
 pub const MAX_RUNS: usize = 16 * 1024;
 
 /// The most map leaves of one content.
@@ -56,11 +57,39 @@ pub const MAX_MAP_LEAVES: usize = 1 << 20;
 /// The longest name of a file in a directory, in bytes.
 pub const MAX_FILE_NAME: usize = 255;
 
+/// The deepest that directories lie in each other; the data directory itself is the first.
+pub const MAX_DEPTH: usize = 64;
+
+/// The longest target of a symbolic link, in bytes.
+pub const MAX_SYMLINK: usize = 4096;
+
 /// The longest server name, in bytes.
 pub const MAX_SERVER_NAME: usize = 128;
 
-/// Argon2id: the most memory a slot may ask for, in KiB.
-pub const MAX_ARGON2_MEMORY_KIB: u32 = 4 * 1024 * 1024;
+/// The longest escaped server name, in bytes: it must fit a file name everywhere.
+pub const MAX_ESCAPED_NAME: usize = 240;
+
+/// The longest name of a WAL file, in bytes.
+pub const MAX_WAL_NAME: usize = 64;
+
+/// The most bad pages that a snapshot names.
+pub const MAX_BAD_PAGES: usize = 1000;
+
+/// The longest signature, in bytes.
+pub const MAX_SIGNATURE: usize = 8 * 1024;
+
+/// The most features of a configuration that one kind of operation needs.
+pub const MAX_FEATURES: usize = 64;
+
+/// The longest name of a feature, and the longest label of a key slot, in bytes.
+pub const MAX_LABEL: usize = 256;
+
+/// The most sealing epochs of a repository.
+pub const MAX_EPOCHS: usize = 1024;
+
+/// Argon2id: the most memory a slot may ask for, in KiB. A slot's header is not authenticated before
+/// this memory is spent.
+pub const MAX_ARGON2_MEMORY_KIB: u32 = 1024 * 1024;
 
 /// Argon2id: the most passes and lanes a slot may ask for.
 pub const MAX_ARGON2_PASSES: u32 = 64;

@@ -4,13 +4,12 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use crate::codec::{self, Result, within};
+use crate::codec::{DecodeError, Result, strictly_ascending};
 use crate::envelope::ObjectKind;
 use crate::ids::{IndexId, PackId};
-use crate::keys::KeyRing;
 use crate::limits::MAX_MAINTENANCE;
 use crate::names::ObjectName;
-use crate::record::{SealError, open_record, seal_record};
+use crate::record::Record;
 use crate::seal::Domain;
 
 /// The intent of one maintenance run.
@@ -22,28 +21,43 @@ pub struct Maintenance {
     pub host: String,
     /// The process id.
     pub process: u32,
-    /// The packs that it will delete.
+    /// The packs that it will delete, in ascending order.
     pub packs: Vec<PackId>,
-    /// The index runs that it will delete.
+    /// The index runs that it will delete, in ascending order.
     pub indexes: Vec<IndexId>,
-    /// The full names of other objects that it will delete: snapshots and WAL that expired.
+    /// The full names of other objects that it will delete, in ascending order: snapshots and WAL
+    /// that expired, conflicts that were settled, and notes about what is gone.
     pub objects: Vec<String>,
 }
 
-impl Maintenance {
-    /// The sealed object of epoch `epoch`.
-    pub fn seal(&self, keys: &KeyRing, epoch: u64) -> std::result::Result<Vec<u8>, SealError> {
-        let record = codec::encode(self);
-        within("maintenance record", record.len() as u64, MAX_MAINTENANCE as u64)?;
-        let name = ObjectName::Maintenance(epoch).to_string();
-        Ok(seal_record(keys, ObjectKind::Maintenance, Domain::Maintenance, &name, &record)?)
+impl Record for Maintenance {
+    const KIND: ObjectKind = ObjectKind::Maintenance;
+    const DOMAIN: Domain = Domain::Maintenance;
+    const LIMIT: usize = MAX_MAINTENANCE;
+
+    fn validate(&self) -> Result<()> {
+        let what = Self::KIND.name();
+        strictly_ascending(what, self.packs.iter())?;
+        strictly_ascending(what, self.indexes.iter())?;
+        strictly_ascending(what, self.objects.iter())?;
+        for name in &self.objects {
+            match ObjectName::parse(name) {
+                Some(
+                    ObjectName::Snapshot(_)
+                    | ObjectName::Note { .. }
+                    | ObjectName::Wal(_)
+                    | ObjectName::Conflict(_),
+                ) => {}
+                _ => {
+                    let detail = format!("{name:?} names nothing that expires");
+                    return Err(DecodeError::malformed(what, detail));
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// Opens the record of epoch `epoch`.
-    pub fn open(keys: &KeyRing, epoch: u64, object: &[u8]) -> Result<Self> {
-        let name = ObjectName::Maintenance(epoch).to_string();
-        let domain = Domain::Maintenance;
-        let record = open_record(keys, ObjectKind::Maintenance, domain, &name, object)?;
-        codec::decode("maintenance record", &record, MAX_MAINTENANCE)
+    fn fits(&self, name: &ObjectName) -> bool {
+        matches!(name, ObjectName::Maintenance(_))
     }
 }

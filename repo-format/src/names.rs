@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use crate::ids::{Digest, IndexId, PackId, SessionId, SlotId};
-use crate::limits::MAX_SERVER_NAME;
+use crate::limits::{MAX_ESCAPED_NAME, MAX_SERVER_NAME, MAX_WAL_NAME};
 
 /// How many hexadecimal digits of a WAL file's digest its object's name has.
 const WAL_DIGEST: usize = 32;
@@ -48,7 +50,7 @@ pub enum ObjectName {
 }
 
 /// Which backup.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
 pub struct BackupName {
     /// The server.
     pub server: String,
@@ -56,6 +58,13 @@ pub struct BackupName {
     pub system_id: u64,
     /// The backup's id.
     pub backup_id: String,
+}
+
+impl BackupName {
+    /// Whether a backup can have this name.
+    pub fn is_valid(&self) -> bool {
+        is_server_name(&self.server) && is_backup_id(&self.backup_id)
+    }
 }
 
 /// Which WAL file, or which part of one.
@@ -79,6 +88,14 @@ impl WalObjectName {
     /// The form in which a file's digest stands in a name.
     pub fn short_digest(digest: &Digest) -> [u8; WAL_DIGEST / 2] {
         *digest.as_bytes().first_chunk().expect("a digest is longer than its short form")
+    }
+
+    /// Every WAL file's name begins with its timeline; a part has a beginning before its end.
+    fn is_plausible(&self) -> bool {
+        self.file.len() <= MAX_WAL_NAME
+            && self.file.starts_with(&format!("{:08X}", self.timeline))
+            && self.file.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.')
+            && self.part.is_none_or(|(from, to)| from < to)
     }
 
     /// The prefix of all objects of one timeline.
@@ -158,13 +175,15 @@ impl ObjectName {
 
     fn is_plausible(&self) -> bool {
         match self {
-            ObjectName::Snapshot(BackupName { backup_id, .. })
-            | ObjectName::Note { backup_id, .. } => is_backup_id(backup_id),
-            ObjectName::Wal(name) | ObjectName::Conflict(name) => {
-                !name.file.is_empty()
-                    && name.file.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.')
-            }
-            _ => true,
+            ObjectName::Config(number) | ObjectName::Maintenance(number) => *number > 0,
+            ObjectName::Session { beat, .. } => *beat > 0,
+            ObjectName::Snapshot(BackupName { backup_id, .. }) => is_backup_id(backup_id),
+            ObjectName::Note { backup_id, number, .. } => is_backup_id(backup_id) && *number > 0,
+            ObjectName::Wal(name) | ObjectName::Conflict(name) => name.is_plausible(),
+            ObjectName::Role
+            | ObjectName::KeySlot(_)
+            | ObjectName::Pack(_)
+            | ObjectName::Index(_) => true,
         }
     }
 }
@@ -202,6 +221,11 @@ fn parse_wal(parts: &[&str]) -> Option<WalObjectName> {
     })
 }
 
+/// Whether a server can have this name.
+pub fn is_server_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_SERVER_NAME && escape(name).len() <= MAX_ESCAPED_NAME
+}
+
 /// A server's name as a part of an object's name: bytes other than letters, digits, `_`, `-`, and `.`
 /// (but not in front) become `%XX`.
 pub fn escape(server: &str) -> String {
@@ -231,8 +255,7 @@ pub fn unescape(text: &str) -> Option<String> {
         }
     }
     let name = String::from_utf8(bytes).ok()?;
-    let canonical = escape(&name) == text;
-    (canonical && !name.is_empty() && name.len() <= MAX_SERVER_NAME).then_some(name)
+    (is_server_name(&name) && escape(&name) == text).then_some(name)
 }
 
 #[cfg(test)]
@@ -263,12 +286,26 @@ mod tests {
             ObjectName::Snapshot(backup.clone()),
             ObjectName::Note { server: "a".into(), backup_id: backup.backup_id, number: 3 },
             ObjectName::Wal(wal.clone()),
-            ObjectName::Conflict(WalObjectName { part: None, ..wal }),
+            ObjectName::Conflict(WalObjectName { part: None, ..wal.clone() }),
             ObjectName::Session { id: SessionId::from_bytes([9; 16]), beat: 44 },
             ObjectName::Maintenance(5),
+            ObjectName::Wal(WalObjectName { file: "0000001F.history".into(), ..wal.clone() }),
+            ObjectName::Wal(WalObjectName {
+                file: "0000001F0000000100000002.00000028.backup".into(),
+                part: None,
+                ..wal.clone()
+            }),
         ] {
             assert_eq!(ObjectName::parse(&name.to_string()), Some(name));
         }
+    }
+
+    #[test]
+    fn server_names_fit_file_names() {
+        assert!(is_server_name(&"a".repeat(128)));
+        assert!(!is_server_name(&"a".repeat(129)));
+        assert!(!is_server_name(&"é".repeat(64)), "384 bytes when escaped");
+        assert!(!is_server_name(""));
     }
 
     #[test]
@@ -288,6 +325,16 @@ mod tests {
             "keys/.tmp-1",
             "role/",
             "index/AB",
+            "config/0",
+            "maintenance/0",
+            "notes/a/20261122T010203/0",
+            "wal/a/1/00000001/..-0123456789abcdef0123456789abcdef",
+            "wal/a/1/00000002/000000010000000000000001-0123456789abcdef0123456789abcdef",
+            "wal/a/1/00000001/00000001.00000002-00000002-0123456789abcdef0123456789abcdef",
+            "wal/a/1/00000001/00000001.2-3-0123456789abcdef0123456789abcdef",
+            "wal/a/1/00000001/00000001.0000000a-0000000b-0123456789abcdef0123456789abcdef",
+            "wal/a/1/00000001/00000001-0123456789ABCDEF0123456789abcdef",
+            "role\n",
         ] {
             assert_eq!(ObjectName::parse(name), None, "{name}");
         }

@@ -2,12 +2,10 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use crate::codec::{self, Result, within};
+use crate::codec::Result;
 use crate::envelope::ObjectKind;
-use crate::keys::KeyRing;
-use crate::limits::MAX_RECORD;
 use crate::names::ObjectName;
-use crate::record::{SealError, open_record, seal_record};
+use crate::record::Record;
 use crate::seal::Domain;
 
 /// A fact about a backup.
@@ -72,23 +70,15 @@ pub struct Failure {
     pub system_id: Option<u64>,
 }
 
-impl Note {
-    /// The sealed object for `name`, which is the name of a note.
-    pub fn seal(
-        &self,
-        keys: &KeyRing,
-        name: &ObjectName,
-    ) -> std::result::Result<Vec<u8>, SealError> {
-        let record = codec::encode(self);
-        within("note", record.len() as u64, MAX_RECORD as u64)?;
-        let name = name.to_string();
-        Ok(seal_record(keys, ObjectKind::Note, Domain::Note, &name, &record)?)
+impl Record for Note {
+    const KIND: ObjectKind = ObjectKind::Note;
+    const DOMAIN: Domain = Domain::Note;
+
+    fn validate(&self) -> Result<()> {
+        Ok(())
     }
 
-    /// Opens the object that the store has under `name`.
-    pub fn open(keys: &KeyRing, name: &ObjectName, object: &[u8]) -> Result<Self> {
-        let name = name.to_string();
-        let record = open_record(keys, ObjectKind::Note, Domain::Note, &name, object)?;
-        codec::decode("note", &record, MAX_RECORD)
+    fn fits(&self, name: &ObjectName) -> bool {
+        matches!(name, ObjectName::Note { .. })
     }
 }

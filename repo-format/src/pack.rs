@@ -4,17 +4,20 @@
 //! magic [8]  version u16  blob frames …  sealed footer  footer length u32  magic [8]
 //! ```
 //!
-//! The footer lists the blobs. If it is lost, the frames can be walked from the front.
+//! The footer lists the blobs. If it is lost, the frames are found by themselves.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use crate::blob::{ChunkSpan, Encoding, FRAME_PREFIX, Frame, SealedBlob, distinct_bases};
+use crate::blob::{
+    BlobHeader, ChunkSpan, Encoding, FRAME_PREFIX, Frame, SealedBlob, header_length,
+    validate_chunks, validate_encoding,
+};
 use crate::chunk::ChunkKind;
 use crate::codec::{self, DecodeError, Reader, Result, strictly_ascending, within};
 use crate::envelope::{self, ObjectKind, PREFIX};
-use crate::ids::{ChunkId, PackId};
+use crate::ids::{ChunkId, KeyId, PackId};
 use crate::keys::KeyRing;
-use crate::limits::{MAX_BLOB_CHUNKS, MAX_PACK, MAX_PACK_BLOBS};
+use crate::limits::{MAX_BASES, MAX_BLOB, MAX_BODY_OVERHEAD, MAX_PACK, MAX_PACK_BLOBS};
 use crate::seal::{Domain, OVERHEAD};
 
 /// The length of what follows the sealed footer.
@@ -42,17 +45,43 @@ pub struct PackEntry {
 impl PackEntry {
     /// The entry of a sealed blob whose frame begins at `offset`.
     pub fn new(offset: u64, blob: &SealedBlob) -> Result<Self> {
-        let (frame, _) = Frame::split(&blob.frame)?;
+        let (frame, rest) = Frame::split(&blob.frame)?;
+        if !rest.is_empty() {
+            return Err(DecodeError::malformed("blob", "bytes follow its frame"));
+        }
+        let (header, bases) = (blob.header.clone(), blob.bases.clone());
+        let entry = PackEntry::assemble(offset, &frame, header, blob.encoding, bases);
+        entry.validate()?;
+        Ok(entry)
+    }
+
+    fn assemble(
+        offset: u64,
+        frame: &Frame<'_>,
+        header: BlobHeader,
+        encoding: Encoding,
+        bases: Vec<ChunkId>,
+    ) -> Self {
         let length = |part: &[u8]| u32::try_from(part.len()).expect("a frame's lengths are 32 bit");
-        Ok(PackEntry {
+        PackEntry {
             offset,
             header_length: length(frame.header),
             body_length: length(frame.body),
-            kind: blob.header.kind,
-            encoding: blob.encoding,
-            chunks: blob.header.chunks.clone(),
-            bases: blob.bases.clone(),
-        })
+            kind: header.kind,
+            encoding,
+            chunks: header.chunks,
+            bases,
+        }
+    }
+
+    /// The blob's frame, which `bytes` are: [`PackEntry::frame_length`] bytes from its offset on.
+    pub fn frame<'a>(&self, bytes: &'a [u8]) -> Result<Frame<'a>> {
+        Frame::exactly(bytes, self.header_length, self.body_length)
+    }
+
+    /// The header that the blob has.
+    pub fn header(&self) -> BlobHeader {
+        BlobHeader { kind: self.kind, chunks: self.chunks.clone() }
     }
 
     /// The length of the blob's frame in bytes.
@@ -70,12 +99,19 @@ impl PackEntry {
         self.chunks.iter().map(|chunk| u64::from(chunk.length)).sum()
     }
 
-    fn validate(&self) -> Result<()> {
-        let what = "pack footer";
-        within("number of chunks in a blob", self.chunks.len() as u64, MAX_BLOB_CHUNKS as u64)?;
-        if self.chunks.is_empty() || self.chunks.iter().any(|chunk| chunk.length == 0) {
-            return Err(DecodeError::malformed(what, "a blob or a chunk is empty"));
+    pub(crate) fn validate(&self) -> Result<()> {
+        let what = "list of blobs";
+        validate_chunks(&self.chunks)?;
+        validate_encoding(self.kind, self.encoding)?;
+        if self.header_length as usize != header_length(self.chunks.len()) + OVERHEAD {
+            return Err(DecodeError::malformed(what, "a blob's header has another length"));
         }
+        let body = self.body_length as usize;
+        within("blob body", body as u64, (MAX_BLOB + MAX_BODY_OVERHEAD + OVERHEAD) as u64)?;
+        if body < OVERHEAD {
+            return Err(DecodeError::Truncated { what: "blob body" });
+        }
+        within("number of bases", self.bases.len() as u64, MAX_BASES as u64)?;
         if (self.encoding == Encoding::Delta) == self.bases.is_empty() {
             return Err(DecodeError::malformed(what, "deltas, and only they, have bases"));
         }
@@ -85,7 +121,7 @@ impl PackEntry {
 
 /// Checks entries against each other: frames follow one another from `start` to `end` without gaps.
 pub fn validate_entries(entries: &[PackEntry], start: u64, end: u64) -> Result<()> {
-    let what = "pack footer";
+    let what = "list of blobs";
     within("number of blobs in a pack", entries.len() as u64, MAX_PACK_BLOBS as u64)?;
     let mut at = start;
     for entry in entries {
@@ -96,7 +132,7 @@ pub fn validate_entries(entries: &[PackEntry], start: u64, end: u64) -> Result<(
         at = entry.end();
     }
     if at != end {
-        return Err(DecodeError::malformed(what, "its blobs do not end where it begins"));
+        return Err(DecodeError::malformed(what, "its blobs do not end where they must"));
     }
     Ok(())
 }
@@ -117,26 +153,37 @@ pub struct Pack {
 pub struct PackBuilder {
     bytes: Vec<u8>,
     entries: Vec<PackEntry>,
+    /// The length that the footer will have, sealed and with its trailer.
+    footer: usize,
 }
 
 impl Default for PackBuilder {
     fn default() -> Self {
-        PackBuilder { bytes: envelope::prefix(ObjectKind::Pack).to_vec(), entries: vec![] }
+        PackBuilder {
+            bytes: envelope::prefix(ObjectKind::Pack).to_vec(),
+            entries: vec![],
+            footer: 4 + OVERHEAD + TRAILER,
+        }
     }
 }
 
 impl PackBuilder {
-    /// Appends a blob.
+    /// Appends a blob. Refused, and nothing changed, if the pack would become too large.
     pub fn push(&mut self, blob: &SealedBlob) -> Result<()> {
         let entry = PackEntry::new(self.bytes.len() as u64, blob)?;
+        let footer = self.footer + 26 + entry.chunks.len() * 36 + entry.bases.len() * ChunkId::LEN;
+        let length = self.bytes.len() + blob.frame.len() + footer;
+        within("number of blobs in a pack", self.entries.len() as u64 + 1, MAX_PACK_BLOBS as u64)?;
+        within("pack", length as u64, MAX_PACK)?;
         self.bytes.extend_from_slice(&blob.frame);
         self.entries.push(entry);
+        self.footer = footer;
         Ok(())
     }
 
-    /// The length of the pack so far, without its footer.
+    /// The length that the pack would have if it were finished now.
     pub fn length(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.footer
     }
 
     /// Whether nothing has been pushed.
@@ -144,9 +191,11 @@ impl PackBuilder {
         self.entries.is_empty()
     }
 
-    /// Whether the pack can take no further blob, whatever its length.
+    /// Whether the pack can take no further blob, whatever its length: by their number, or because
+    /// the largest would be too large for it.
     pub fn is_full(&self) -> bool {
-        self.entries.len() >= MAX_PACK_BLOBS
+        const LARGEST: usize = MAX_BLOB + MAX_BODY_OVERHEAD + (1 << 20);
+        self.entries.len() >= MAX_PACK_BLOBS || (self.length() + LARGEST) as u64 > MAX_PACK
     }
 
     /// Appends the footer and gives the pack its name.
@@ -189,7 +238,12 @@ pub fn footer_range(pack_length: u64, trailer: &[u8]) -> Result<(u64, u64)> {
 /// Opens the footer of a pack, which begins at `offset`.
 pub fn open_footer(keys: &KeyRing, offset: u64, sealed: &[u8]) -> Result<Vec<PackEntry>> {
     let footer = keys.open(Domain::PackFooter, &offset.to_le_bytes(), sealed)?;
-    let entries: Vec<PackEntry> = codec::decode("pack footer", &footer, MAX_PACK as usize)?;
+    decode_footer(offset, &footer)
+}
+
+/// Decodes and validates the plaintext of a footer, which begins at `offset`.
+pub fn decode_footer(offset: u64, footer: &[u8]) -> Result<Vec<PackEntry>> {
+    let entries: Vec<PackEntry> = codec::decode("pack footer", footer, MAX_PACK as usize)?;
     validate_entries(&entries, PREFIX as u64, offset)?;
     Ok(entries)
 }
@@ -215,25 +269,31 @@ pub fn verify_name(id: &PackId, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Lists the blobs of a pack from the blobs themselves: the way to read a pack whose footer is lost.
-/// Stops at the first thing that is not a blob of this repository.
-pub fn scan(keys: &KeyRing, bytes: &[u8]) -> Result<Vec<PackEntry>> {
-    let mut rest = envelope::strip_prefix(ObjectKind::Pack, bytes)?;
+/// Lists the blobs of a pack from their own headers and bodies: the way to read a pack whose footer
+/// is lost. Where something is damaged, the search goes on behind it for whatever still opens.
+pub fn scan(keys: &KeyRing, bytes: &[u8]) -> Vec<PackEntry> {
     let mut found = vec![];
-    while let Ok((frame, after)) = Frame::split(rest) {
-        let Ok(header) = frame.open_header(keys) else { break };
-        let Ok(body) = frame.open_body(keys, &header) else { break };
-        let length = |part: &[u8]| u32::try_from(part.len()).expect("a frame's lengths are 32 bit");
-        found.push(PackEntry {
-            offset: (bytes.len() - rest.len()) as u64,
-            header_length: length(frame.header),
-            body_length: length(frame.body),
-            kind: header.kind,
-            encoding: body.encoding(),
-            chunks: header.chunks,
-            bases: distinct_bases(&body),
-        });
-        rest = after;
+    let mut at = PREFIX;
+    while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() > FRAME_PREFIX) {
+        at += match scan_frame(keys, at, rest) {
+            Some(entry) => {
+                let length = entry.frame_length();
+                found.push(entry);
+                usize::try_from(length).unwrap_or(usize::MAX)
+            }
+            None => 1,
+        };
     }
-    Ok(found)
+    found
+}
+
+fn scan_frame(keys: &KeyRing, at: usize, bytes: &[u8]) -> Option<PackEntry> {
+    // A frame begins with two lengths and the id of a key: this is false almost everywhere, and cheap.
+    let key = bytes.get(FRAME_PREFIX..)?.first_chunk()?;
+    keys.find(&KeyId::from_bytes(*key))?;
+    let (frame, _) = Frame::split(bytes).ok()?;
+    let header = frame.open_header(keys).ok()?;
+    let body = frame.open_body(keys, &header).ok()?;
+    let (encoding, bases) = (body.encoding(), body.base_chunks());
+    Some(PackEntry::assemble(at as u64, &frame, header, encoding, bases))
 }

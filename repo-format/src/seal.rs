@@ -66,10 +66,39 @@ impl Domain {
     }
 }
 
+/// Where nonces come from.
+#[derive(Debug, Clone, Default)]
+pub enum Nonces {
+    /// The system's random numbers: the only right answer outside tests.
+    #[default]
+    System,
+    /// A counter, hashed: for test vectors that can be made again. Two things sealed with one key and
+    /// one number give their contents away.
+    #[cfg(feature = "fixed-nonces")]
+    Counted(std::sync::Arc<std::sync::atomic::AtomicU64>),
+}
+
+impl Nonces {
+    fn next(&self) -> std::result::Result<[u8; NONCE], getrandom::Error> {
+        let mut nonce = [0; NONCE];
+        match self {
+            Nonces::System => getrandom::fill(&mut nonce)?,
+            #[cfg(feature = "fixed-nonces")]
+            Nonces::Counted(counter) => {
+                let number = counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let hash = blake3::derive_key("barman test nonce", &number.to_le_bytes());
+                nonce.copy_from_slice(hash.first_chunk::<NONCE>().expect("32 bytes hold 24"));
+            }
+        }
+        Ok(nonce)
+    }
+}
+
 /// A key that seals and opens.
 #[derive(Clone)]
 pub struct SealingKey {
     id: KeyId,
+    nonces: Nonces,
     commitment: Secret,
     cipher: XChaCha20Poly1305,
 }
@@ -86,9 +115,14 @@ impl SealingKey {
         let id = secret.derive("barman v1 key id");
         SealingKey {
             id: KeyId::from_bytes(*id.expose().first_chunk().expect("32 bytes hold 16")),
+            nonces: Nonces::System,
             commitment: secret.derive("barman v1 key commitment"),
             cipher: XChaCha20Poly1305::new(secret.expose().into()),
         }
+    }
+
+    pub(crate) fn set_nonces(&mut self, nonces: &Nonces) {
+        self.nonces = nonces.clone();
     }
 
     /// The id of the key, which stands in everything it seals.
@@ -108,23 +142,7 @@ impl SealingKey {
         context: &[u8],
         plaintext: &[u8],
     ) -> std::result::Result<(), getrandom::Error> {
-        let mut nonce = [0; NONCE];
-        getrandom::fill(&mut nonce)?;
-        self.seal_with_nonce(out, domain, repository, context, plaintext, nonce);
-        Ok(())
-    }
-
-    /// Seals with a chosen nonce, for test vectors; a nonce must never serve twice.
-    #[doc(hidden)]
-    pub fn seal_with_nonce(
-        &self,
-        out: &mut Vec<u8>,
-        domain: Domain,
-        repository: &RepositoryId,
-        context: &[u8],
-        plaintext: &[u8],
-        nonce: [u8; NONCE],
-    ) {
+        let nonce = self.nonces.next()?;
         let aad = associated_data(domain, repository, &self.id, context);
         out.reserve(OVERHEAD + plaintext.len());
         out.extend_from_slice(self.id.as_bytes());
@@ -144,6 +162,7 @@ impl SealingKey {
             slot.copy_from_slice(&commitment);
         }
         out.extend_from_slice(&tag);
+        Ok(())
     }
 
     /// Opens a sealed box.

@@ -3,13 +3,10 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use crate::codec::{self, Result, within};
+use crate::codec::{DecodeError, Result, strictly_ascending};
 use crate::envelope::ObjectKind;
-use crate::ids::SessionId;
-use crate::keys::KeyRing;
-use crate::limits::MAX_RECORD;
-use crate::names::ObjectName;
-use crate::record::{SealError, open_record, seal_record};
+use crate::names::{BackupName, ObjectName, is_backup_id, is_server_name};
+use crate::record::Record;
 use crate::seal::Domain;
 
 /// What a session says of itself.
@@ -42,8 +39,9 @@ pub enum Activity {
         server: String,
         /// The backup's id.
         backup_id: String,
-        /// The backups whose content it may refer to without reading the index again.
-        parents: Vec<String>,
+        /// The backups whose content it may refer to without reading the index again, in ascending
+        /// order.
+        parents: Vec<BackupName>,
         /// Where the backup begins, once that is known: LSN and timeline.
         start: Option<(u64, u32)>,
     } = 1,
@@ -56,8 +54,8 @@ pub enum Activity {
     Read {
         /// What is read, for people.
         purpose: String,
-        /// The backups that are read, as `server/backup id`.
-        backups: Vec<String>,
+        /// The backups that are read, in ascending order.
+        backups: Vec<BackupName>,
     } = 3,
     /// Copies into this repository from another place.
     Receive {
@@ -66,24 +64,34 @@ pub enum Activity {
     } = 4,
 }
 
-impl Session {
-    /// The sealed object of one beat.
-    pub fn seal(
-        &self,
-        keys: &KeyRing,
-        id: SessionId,
-        beat: u64,
-    ) -> std::result::Result<Vec<u8>, SealError> {
-        let record = codec::encode(self);
-        within("session", record.len() as u64, MAX_RECORD as u64)?;
-        let name = ObjectName::Session { id, beat }.to_string();
-        Ok(seal_record(keys, ObjectKind::Session, Domain::Session, &name, &record)?)
+impl Record for Session {
+    const KIND: ObjectKind = ObjectKind::Session;
+    const DOMAIN: Domain = Domain::Session;
+
+    fn validate(&self) -> Result<()> {
+        let what = Self::KIND.name();
+        let valid = match &self.activity {
+            Activity::Backup { server, backup_id, parents, .. } => {
+                strictly_ascending(what, parents.iter())?;
+                is_server_name(server)
+                    && is_backup_id(backup_id)
+                    && parents.iter().all(BackupName::is_valid)
+            }
+            Activity::EncodeWal { server } => is_server_name(server),
+            Activity::Read { backups, .. } => {
+                strictly_ascending(what, backups.iter())?;
+                backups.iter().all(BackupName::is_valid)
+            }
+            Activity::Receive { .. } => true,
+        };
+        if valid {
+            Ok(())
+        } else {
+            Err(DecodeError::malformed(what, "it names an impossible server or backup"))
+        }
     }
 
-    /// Opens the object of one beat.
-    pub fn open(keys: &KeyRing, id: SessionId, beat: u64, object: &[u8]) -> Result<Self> {
-        let name = ObjectName::Session { id, beat }.to_string();
-        let record = open_record(keys, ObjectKind::Session, Domain::Session, &name, object)?;
-        codec::decode("session", &record, MAX_RECORD)
+    fn fits(&self, name: &ObjectName) -> bool {
+        matches!(name, ObjectName::Session { .. })
     }
 }

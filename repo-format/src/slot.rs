@@ -12,12 +12,14 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use zeroize::Zeroizing;
 
 use crate::codec::{self, DecodeError, Reader, Result, within};
+use crate::config::Config;
 use crate::envelope::{self, ObjectKind};
 use crate::ids::{KeyId, SlotId};
-use crate::keys::{MasterSecrets, Secret};
-use crate::limits::{MAX_ARGON2_MEMORY_KIB, MAX_ARGON2_PASSES, MAX_RECORD};
+use crate::keys::{MasterSecrets, NamingKeys, Secret};
+use crate::limits::{MAX_ARGON2_MEMORY_KIB, MAX_ARGON2_PASSES, MAX_LABEL, MAX_RECORD};
 use crate::names::ObjectName;
-use crate::seal::{self, Domain, SealingKey};
+use crate::record::SealError;
+use crate::seal::{self, Domain, Nonces, SealingKey};
 
 /// How the key that opens a slot is obtained.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -49,18 +51,22 @@ pub struct Argon2id {
 }
 
 impl Argon2id {
-    /// The key that `password` gives.
-    fn key(&self, password: &[u8]) -> Result<Secret> {
-        let what = "key slot";
+    /// The parameters, if they are such as anyone should spend memory and time on.
+    fn params(&self) -> Result<Params> {
         within("Argon2id memory in KiB", u64::from(self.memory_kib), MAX_ARGON2_MEMORY_KIB.into())?;
         within("Argon2id passes", u64::from(self.passes), MAX_ARGON2_PASSES.into())?;
         within("Argon2id lanes", u64::from(self.lanes), MAX_ARGON2_PASSES.into())?;
-        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32))
-            .map_err(|e| DecodeError::malformed(what, format!("Argon2id: {e}")))?;
+        Params::new(self.memory_kib, self.passes, self.lanes, Some(32))
+            .map_err(|e| DecodeError::malformed("key slot", format!("Argon2id: {e}")))
+    }
+
+    /// The key that `password` gives.
+    fn key(&self, password: &[u8]) -> Result<Secret> {
+        let params = self.params()?;
         let mut key = Zeroizing::new([0; 32]);
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
             .hash_password_into(password, &self.salt, key.as_mut_slice())
-            .map_err(|e| DecodeError::malformed(what, format!("Argon2id: {e}")))?;
+            .map_err(|e| DecodeError::malformed("key slot", format!("Argon2id: {e}")))?;
         Ok(Secret::from_bytes(*key).derive("barman v1 password slot"))
     }
 }
@@ -80,7 +86,7 @@ pub struct SlotHeader {
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct SlotSecrets {
     /// What the holder of the slot may do.
-    pub role: Role,
+    pub rights: Rights,
     /// The master secrets.
     pub secrets: MasterSecrets,
     /// A copy of the newest configuration object when the slot was made.
@@ -89,11 +95,44 @@ pub struct SlotSecrets {
     pub config_number: u64,
 }
 
+impl SlotSecrets {
+    /// The configuration that the slot has a copy of, authenticated.
+    pub fn config(&self) -> Result<Config> {
+        let naming = NamingKeys::new(&self.secrets.identity);
+        let config = Config::open(&naming, self.config_number, &self.config)?;
+        if config.repository != self.secrets.repository {
+            let detail = "its configuration is that of another repository";
+            return Err(DecodeError::malformed("key slot", detail));
+        }
+        Ok(config)
+    }
+
+    /// The encoded secrets, wiped when dropped.
+    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>> {
+        self.secrets.validate()?;
+        // The whole capacity at once: growing would leave copies of the secrets behind.
+        let length = borsh::object_length(self)
+            .map_err(|e| DecodeError::malformed("key slot", e.to_string()))?;
+        within("key slot", length as u64, MAX_RECORD as u64 / 2)?;
+        let mut record = Zeroizing::new(Vec::with_capacity(length));
+        borsh::to_writer(&mut *record, self)
+            .map_err(|e| DecodeError::malformed("key slot", e.to_string()))?;
+        Ok(record)
+    }
+
+    /// Decodes and validates what [`SlotSecrets::encode`] made.
+    pub fn decode(record: &[u8]) -> Result<Self> {
+        let secrets: SlotSecrets = codec::decode("key slot", record, MAX_RECORD / 2)?;
+        secrets.secrets.validate()?;
+        Ok(secrets)
+    }
+}
+
 /// What the holder of a slot may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(use_discriminant = true)]
 #[repr(u8)]
-pub enum Role {
+pub enum Rights {
     /// Everything.
     Full = 1,
 }
@@ -130,27 +169,64 @@ impl Credential {
     }
 }
 
+impl SlotHeader {
+    /// The encoded header.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        self.validate()?;
+        Ok(codec::encode(self))
+    }
+
+    /// Decodes and validates a header.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let header: SlotHeader = codec::decode("key slot", bytes, MAX_RECORD / 2)?;
+        header.validate()?;
+        Ok(header)
+    }
+
+    fn validate(&self) -> Result<()> {
+        within("label of a key slot", self.label.len() as u64, MAX_LABEL as u64)?;
+        match &self.unlock {
+            Unlock::Password(argon2) => argon2.params().map(|_| ()),
+            Unlock::KeyFile | Unlock::PublicKey { .. } => Ok(()),
+        }
+    }
+}
+
 /// Makes the object of a slot.
 ///
 /// # Errors
-/// When the credential is of another kind than the header says, or there are no random numbers.
+/// When the credential is of another kind than the header says, the secrets do not belong together,
+/// or there are no random numbers.
 pub fn seal(
     id: &SlotId,
     header: &SlotHeader,
     secrets: &SlotSecrets,
     credential: &Credential,
-) -> std::result::Result<Vec<u8>, crate::record::SealError> {
-    let key = credential.key(&header.unlock)?.ok_or_else(|| {
+) -> std::result::Result<Vec<u8>, SealError> {
+    seal_with_nonces(id, header, secrets, credential, &Nonces::System)
+}
+
+/// [`seal`] with a choice of nonces, for test vectors.
+#[doc(hidden)]
+pub fn seal_with_nonces(
+    id: &SlotId,
+    header: &SlotHeader,
+    secrets: &SlotSecrets,
+    credential: &Credential,
+    nonces: &Nonces,
+) -> std::result::Result<Vec<u8>, SealError> {
+    let encoded = header.encode()?;
+    secrets.config()?;
+    let record = secrets.encode()?;
+    let mut key = credential.key(&header.unlock)?.ok_or_else(|| {
         DecodeError::malformed("key slot", "the credential is of another kind than the slot")
     })?;
-    let header = codec::encode(header);
-    let length = u32::try_from(header.len()).expect("a slot's header is not over 1 MiB");
+    key.set_nonces(nonces);
+    let length = u32::try_from(encoded.len()).expect("a slot's header is not over 1 MiB");
     let mut object = envelope::prefix(ObjectKind::KeySlot).to_vec();
     object.extend_from_slice(&length.to_le_bytes());
-    object.extend_from_slice(&header);
-    let record = Zeroizing::new(codec::encode(secrets));
-    within("key slot", record.len() as u64, MAX_RECORD as u64 / 2)?;
-    let context = context(id, &header);
+    object.extend_from_slice(&encoded);
+    let context = context(id, &encoded);
     key.seal(&mut object, Domain::KeySlot, &NO_REPOSITORY, &context, &record)?;
     envelope::finish(&mut object);
     Ok(object)
@@ -171,9 +247,7 @@ pub fn open(id: &SlotId, object: &[u8], credential: &Credential) -> Result<Optio
     }
     let context = context(id, encoded_header);
     let record = Zeroizing::new(key.open(Domain::KeySlot, &NO_REPOSITORY, &context, sealed)?);
-    let secrets: SlotSecrets = codec::decode("key slot", &record, MAX_RECORD)?;
-    secrets.secrets.validate()?;
-    Ok(Some(secrets))
+    Ok(Some(SlotSecrets::decode(&record)?))
 }
 
 /// The id of the key that opens a slot: the same for all slots of one key file.
@@ -189,7 +263,7 @@ fn split(object: &[u8]) -> Result<(SlotHeader, &[u8], &[u8])> {
     let mut reader = Reader::new("key slot", envelope::unwrap(ObjectKind::KeySlot, object)?);
     let length = reader.u32()?;
     let encoded = reader.take(length as usize)?;
-    Ok((codec::decode("key slot", encoded, MAX_RECORD)?, encoded, reader.rest()))
+    Ok((SlotHeader::decode(encoded)?, encoded, reader.rest()))
 }
 
 fn context(id: &SlotId, header: &[u8]) -> Vec<u8> {

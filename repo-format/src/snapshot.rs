@@ -2,15 +2,14 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use crate::codec::{self, DecodeError, Result, within};
+use crate::codec::{self, DecodeError, Result, strictly_ascending, within};
 use crate::envelope::ObjectKind;
 use crate::ids::SnapshotHash;
-use crate::keys::KeyRing;
-use crate::limits::MAX_RECORD;
+use crate::limits::{MAX_BAD_PAGES, MAX_SIGNATURE, MAX_SYMLINK};
 use crate::names::{BackupName, ObjectName};
-use crate::record::{SealError, open_record, seal_record};
+use crate::record::Record;
 use crate::seal::Domain;
-use crate::tree::DirectoryRef;
+use crate::tree::{DirectoryRef, validate_mode};
 
 /// A backup: the root of a Merkle tree of directories and files.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -23,8 +22,8 @@ pub struct Snapshot {
     pub backup_id: String,
     /// The backup's place in the order of the server's backups, from 1.
     pub sequence: u64,
-    /// The hashes of the server's newest snapshots when this one was made: one, or none for the
-    /// first, or several where two were made at once.
+    /// The hashes of the server's newest snapshots when this one was made, in ascending order: one,
+    /// or none for the first, or several where two were made at once.
     pub previous: Vec<SnapshotHash>,
     /// The name that the user gave the backup.
     pub name: Option<String>,
@@ -46,18 +45,19 @@ pub struct Snapshot {
     pub root: DirectoryRef,
     /// The permission bits of the data directory.
     pub root_mode: u32,
-    /// The tablespaces outside the data directory; their files are below `pg_tblspc/<oid>`.
+    /// The tablespaces outside the data directory, in ascending order of their object ids; their
+    /// files are below `pg_tblspc/<oid>`.
     pub tablespaces: Vec<Tablespace>,
     /// Pages whose checksum does not match and that no WAL of the backup repairs.
     pub bad_pages: BadPages,
     /// Whether everything was read, or left out by a rule that is known to be safe. A tainted
     /// snapshot must not be the parent of one that reads less.
     pub trusted: bool,
-    /// The backup that this one was compared with.
+    /// The backup, of the same server and system identifier, that this one was compared with.
     pub parent: Option<String>,
     /// Sizes and counts, for people.
     pub statistics: Statistics,
-    /// A signature over the hash of this record without it; reserved.
+    /// A signature over the hash of this record with `None` in this place; reserved.
     pub signature: Option<Vec<u8>>,
 }
 
@@ -95,10 +95,23 @@ pub struct Cluster {
     pub summarize_wal: Option<bool>,
     /// `data_directory`, if the role could see it.
     pub data_directory: Option<String>,
-    /// `config_file`, `hba_file` and `ident_file`, if the role could see them.
-    pub config_files: Vec<String>,
+    /// The configuration files, if the role could see them.
+    pub config_files: Option<ConfigFiles>,
     /// The sum of the sizes of all tablespaces in bytes, as the server estimated it.
     pub size: u64,
+}
+
+/// Where the server's configuration files were.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct ConfigFiles {
+    /// `config_file`.
+    pub config: String,
+    /// `hba_file`.
+    pub hba: String,
+    /// `ident_file`.
+    pub ident: String,
+    /// Files that `config_file` includes.
+    pub included: Vec<String>,
 }
 
 /// From where to where recovery to a consistent state needs WAL.
@@ -143,9 +156,6 @@ pub struct BadPage {
     pub block: u32,
 }
 
-/// How many bad pages a snapshot names.
-pub const MAX_BAD_PAGES: usize = 1000;
-
 /// Sizes and counts of a backup, for people; nothing depends on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, BorshSerialize, BorshDeserialize)]
 pub struct Statistics {
@@ -166,57 +176,84 @@ pub struct Statistics {
 }
 
 impl Snapshot {
-    /// The name of the snapshot's object.
-    pub fn object_name(&self) -> ObjectName {
-        ObjectName::Snapshot(BackupName {
+    /// Which backup this is.
+    pub fn backup_name(&self) -> BackupName {
+        BackupName {
             server: self.server.clone(),
             system_id: self.system_id,
             backup_id: self.backup_id.clone(),
-        })
+        }
+    }
+
+    /// The name of the snapshot's object.
+    pub fn object_name(&self) -> ObjectName {
+        ObjectName::Snapshot(self.backup_name())
     }
 
     /// The hash by which the next snapshot names this one (BLAKE3 of the encoded record).
     pub fn hash(&self) -> SnapshotHash {
         SnapshotHash::from_bytes(*blake3::hash(&codec::encode(self)).as_bytes())
     }
+}
 
-    /// The encoded record, which is also what a copy in a metadata pack holds.
-    pub fn encode(&self) -> Result<Vec<u8>> {
-        let record = codec::encode(self);
-        within("snapshot", record.len() as u64, MAX_RECORD as u64)?;
-        Ok(record)
-    }
+impl Record for Snapshot {
+    const KIND: ObjectKind = ObjectKind::Snapshot;
+    const DOMAIN: Domain = Domain::Snapshot;
 
-    /// Decodes and validates a record.
-    pub fn decode(record: &[u8]) -> Result<Self> {
-        let snapshot: Snapshot = codec::decode("snapshot", record, MAX_RECORD)?;
-        snapshot.root.validate()?;
-        within(
-            "number of bad pages named",
-            snapshot.bad_pages.first.len() as u64,
-            MAX_BAD_PAGES as u64,
-        )?;
-        Ok(snapshot)
-    }
-
-    /// The sealed object.
-    pub fn seal(&self, keys: &KeyRing) -> std::result::Result<Vec<u8>, SealError> {
-        let record = self.encode()?;
-        let name = self.object_name().to_string();
-        Ok(seal_record(keys, ObjectKind::Snapshot, Domain::Snapshot, &name, &record)?)
-    }
-
-    /// Opens the object that the store has under `name`.
-    pub fn open(keys: &KeyRing, name: &BackupName, object: &[u8]) -> Result<Self> {
-        let path = ObjectName::Snapshot(name.clone()).to_string();
-        let record = open_record(keys, ObjectKind::Snapshot, Domain::Snapshot, &path, object)?;
-        let snapshot = Snapshot::decode(&record)?;
-        if snapshot.object_name().to_string() != path {
-            return Err(DecodeError::malformed(
-                "snapshot",
-                "it names another backup than its name",
-            ));
+    fn validate(&self) -> Result<()> {
+        let malformed = |detail: &str| Err(DecodeError::malformed(Self::KIND.name(), detail));
+        if !self.backup_name().is_valid() {
+            return malformed("it names an impossible server or backup");
         }
-        Ok(snapshot)
+        if let Some(parent) = &self.parent
+            && !crate::names::is_backup_id(parent)
+        {
+            return malformed("it names an impossible parent");
+        }
+        if self.sequence == 0 {
+            return malformed("its sequence number is 0");
+        }
+        strictly_ascending("previous snapshots", self.previous.iter())?;
+        self.cluster.validate()?;
+        self.root.validate()?;
+        validate_mode(self.root_mode)?;
+        strictly_ascending(
+            "tablespaces",
+            self.tablespaces.iter().map(|tablespace| tablespace.oid),
+        )?;
+        for Tablespace { location, .. } in &self.tablespaces {
+            within("location of a tablespace", location.len() as u64, MAX_SYMLINK as u64)?;
+            if location.is_empty() || location.contains(&0) {
+                return malformed("a tablespace has no location");
+            }
+        }
+        let named = self.bad_pages.first.len() as u64;
+        within("number of bad pages named", named, MAX_BAD_PAGES as u64)?;
+        if named > self.bad_pages.count {
+            return malformed("it names more bad pages than it counts");
+        }
+        let signature = self.signature.as_ref().map_or(0, Vec::len);
+        within("signature", signature as u64, MAX_SIGNATURE as u64)
+    }
+
+    fn fits(&self, name: &ObjectName) -> bool {
+        *name == self.object_name()
+    }
+}
+
+impl Cluster {
+    /// Sizes that readers divide by must be those that PostgreSQL can have.
+    fn validate(&self) -> Result<()> {
+        let power_within = |size: u32, range: std::ops::RangeInclusive<u32>| {
+            size.is_power_of_two() && range.contains(&size)
+        };
+        if power_within(self.block_size, 1 << 10..=1 << 15)
+            && power_within(self.wal_segment_size, 1 << 20..=1 << 30)
+        {
+            Ok(())
+        } else {
+            let detail = "PostgreSQL has no such page or WAL segment size";
+            Err(DecodeError::malformed("snapshot", detail))
+        }
     }
 }

@@ -8,7 +8,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use crate::codec::{self, DecodeError, Result, strictly_ascending, within};
 use crate::content::Content;
 use crate::ids::Digest;
-use crate::limits::{MAX_DIRECTORY, MAX_FILE_NAME};
+use crate::limits::{MAX_DIRECTORY, MAX_FILE_NAME, MAX_SYMLINK};
 
 /// The encoded form of a directory, as content.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -84,16 +84,23 @@ pub struct Directory {
 
 impl Directory {
     /// The encoded form.
-    pub fn encode(&self) -> Vec<u8> {
-        codec::encode(self)
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        self.validate()?;
+        let bytes = codec::encode(self);
+        within("directory", bytes.len() as u64, MAX_DIRECTORY)?;
+        Ok(bytes)
     }
 
     /// Decodes and validates a directory.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let directory: Directory = codec::decode("directory", bytes, MAX_DIRECTORY as usize)?;
-        strictly_ascending("directory", directory.entries.iter().map(|entry| &entry.name))?;
-        directory.entries.iter().try_for_each(Entry::validate)?;
+        directory.validate()?;
         Ok(directory)
+    }
+
+    fn validate(&self) -> Result<()> {
+        strictly_ascending("directory", self.entries.iter().map(|entry| &entry.name))?;
+        self.entries.iter().try_for_each(Entry::validate)
     }
 }
 
@@ -116,7 +123,9 @@ impl Entry {
             Node::Symlink { target } if target.is_empty() || target.contains(&0) => {
                 Err(DecodeError::malformed("directory", "a symbolic link points nowhere"))
             }
-            Node::Symlink { target } => within("symbolic link", target.len() as u64, 4096),
+            Node::Symlink { target } => {
+                within("symbolic link", target.len() as u64, MAX_SYMLINK as u64)
+            }
         }
     }
 }
@@ -132,6 +141,7 @@ fn validate_name(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn validate_mode(mode: u32) -> Result<()> {
+/// Permission bits are the lowest twelve; the kind of file is not among them.
+pub(crate) fn validate_mode(mode: u32) -> Result<()> {
     within("permission bits", u64::from(mode), 0o7777)
 }
