@@ -253,6 +253,26 @@ impl IndexRun {
         Ok(run)
     }
 
+    /// The plaintext of the run again.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![];
+        for rows in [
+            self.pack_rows().len(),
+            self.blob_rows().len(),
+            self.chunk_rows().len(),
+            self.base_rows().len(),
+            self.superseded.len(),
+        ] {
+            let count = u32::try_from(rows).expect("the counts of a run are 32 bit");
+            out.extend_from_slice(&count.to_le_bytes());
+        }
+        for section in [&self.packs, &self.blobs, &self.chunks, &self.bases] {
+            out.extend_from_slice(section);
+        }
+        self.superseded.iter().for_each(|id| out.extend_from_slice(id.as_bytes()));
+        out
+    }
+
     /// How many chunks the run has.
     pub fn len(&self) -> usize {
         self.chunk_rows().len()

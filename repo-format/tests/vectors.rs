@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use repo_format::blob::{BlobHeader, Encoding};
+use repo_format::blob::BlobHeader;
 use repo_format::chunk::ChunkKind;
 use repo_format::config::Config;
-use repo_format::content::{Content, Run, decode_leaf};
-use repo_format::ids::{ChunkId, IndexId, PackId};
+use repo_format::content::{Content, Run};
+use repo_format::ids::{IndexId, PackId};
 use repo_format::index::IndexRun;
 use repo_format::keys::{KeyRing, NamingKeys};
 use repo_format::maintenance::Maintenance;
@@ -24,6 +24,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::fixtures;
+use crate::reader::Reader;
 
 /// All files below `vectors/`, but the README.
 fn stored() -> BTreeMap<String, Vec<u8>> {
@@ -74,13 +75,13 @@ fn everything_is_made_again_byte_by_byte() {
 }
 
 /// What a reader that knows nothing but the key file and the objects can do.
-struct Reader {
+struct Repository {
+    reader: Reader,
     keys: KeyRing,
-    runs: Vec<IndexRun>,
     objects: BTreeMap<ObjectName, Vec<u8>>,
 }
 
-impl Reader {
+impl Repository {
     fn open() -> Self {
         let objects = objects();
         let secret = keyfile::decode(json("keys.json")["key_file"].as_str().unwrap().as_bytes());
@@ -101,72 +102,26 @@ impl Reader {
             runs.iter().flat_map(|(_, run)| run.superseded().to_vec()).collect();
         assert_eq!((runs.len(), superseded.len()), (2, 1));
         let runs = runs.into_iter().filter(|(id, _)| !superseded.contains(id)).map(|(_, run)| run);
-        Reader { runs: runs.collect(), keys, objects }
-    }
-
-    /// The content of a chunk, by SPEC.md 6.4 and 6.3.
-    fn chunk(&self, kind: ChunkKind, id: &ChunkId, as_base: bool) -> Vec<u8> {
-        let location = self.runs.iter().find_map(|run| run.find(id).next()).expect("indexed");
-        let blob = location.blob;
-        let pack = &self.objects[&ObjectName::Pack(blob.pack)];
-        let range = blob.offset as usize..(blob.offset + blob.frame_length()) as usize;
-        let frame = blob.frame(&pack[range]).unwrap();
-        let header = frame.open_header(&self.keys).unwrap();
-        assert_eq!((header.kind, header.content_length()), (kind, blob.content_length as usize));
-        let body = frame.open_body(&self.keys, &header).unwrap();
-        assert!(!(as_base && body.encoding() == Encoding::Delta), "a base is stored plain");
-        let prefix: Vec<u8> = body
-            .bases()
+        let packs = objects
             .iter()
-            .flat_map(|base| {
-                let chunk = self.chunk(kind.base_kind().unwrap(), &base.chunk, true);
-                chunk[base.offset as usize..][..base.length as usize].to_vec()
+            .filter_map(|(name, object)| match name {
+                ObjectName::Pack(id) => Some((*id, object.clone())),
+                _ => None,
             })
             .collect();
-        let content = body.content(header.content_length(), &prefix).unwrap();
-        let mut at = 0;
-        for span in &header.chunks {
-            let chunk = &content[at..at + span.length as usize];
-            assert_eq!(self.keys.naming().chunk_id_of(kind, chunk), span.id);
-            if span.id == *id {
-                assert_eq!((at as u32, span.length), (location.offset, location.length));
-                return chunk.to_vec();
-            }
-            at += span.length as usize;
-        }
-        panic!("{id} is not in its blob");
-    }
-
-    fn content(&self, kind: ChunkKind, content: &Content) -> Vec<u8> {
-        let runs = match content {
-            Content::Runs(runs) => runs.clone(),
-            Content::Map(leaves) => leaves
-                .iter()
-                .flat_map(|leaf| {
-                    let bytes = self.chunk(ChunkKind::Map, &leaf.chunk, false);
-                    decode_leaf(&bytes, leaf.covers).unwrap()
-                })
-                .collect(),
-        };
-        runs.iter()
-            .flat_map(|run| match run {
-                Run::Zero { length } => vec![0; *length as usize],
-                Run::Chunk { id, offset, length } => {
-                    self.chunk(kind, id, false)[*offset as usize..][..*length as usize].to_vec()
-                }
-            })
-            .collect()
+        let reader = Reader { runs: runs.collect(), keys: keys.clone(), packs };
+        Repository { reader, keys, objects }
     }
 
     fn walk(&self, path: &str, directory: &DirectoryRef, files: &mut HashMap<String, Vec<u8>>) {
-        let bytes = self.content(ChunkKind::Tree, &directory.content);
+        let bytes = self.reader.content(ChunkKind::Tree, &directory.content).unwrap();
         for entry in Directory::decode(&bytes).unwrap().entries {
             let path = format!("{path}{}", String::from_utf8_lossy(&entry.name));
             match entry.node {
                 Node::Directory { entries, .. } => self.walk(&format!("{path}/"), &entries, files),
                 Node::Symlink { target } => assert_eq!(target, b"log/\xfe"),
                 Node::File(file) => {
-                    let bytes = self.content(ChunkKind::Data, &file.content);
+                    let bytes = self.reader.content(ChunkKind::Data, &file.content).unwrap();
                     assert_eq!(bytes.len() as u64, file.size);
                     assert_eq!(self.keys.naming().digest_of(&bytes), file.digest, "{path}");
                     files.insert(path, bytes);
@@ -178,15 +133,15 @@ impl Reader {
 
 #[test]
 fn the_backup_is_restored() {
-    let reader = Reader::open();
+    let repository = Repository::open();
     let expected = json("backup.json");
     let name = ObjectName::parse(expected["snapshot"].as_str().unwrap()).unwrap();
-    let snapshot = Snapshot::open(&reader.keys, &name, &reader.objects[&name]).unwrap();
+    let snapshot = Snapshot::open(&repository.keys, &name, &repository.objects[&name]).unwrap();
     assert_eq!(snapshot.hash().to_string(), expected["hash"].as_str().unwrap());
     let record = snapshot.encode().unwrap();
     assert_eq!(fixtures::hex(&record), expected["record"].as_str().unwrap());
     let mut files = HashMap::new();
-    reader.walk("", &snapshot.root, &mut files);
+    repository.walk("", &snapshot.root, &mut files);
     let listed = expected["files"].as_array().unwrap();
     assert_eq!(files.len(), listed.len());
     for file in listed {
@@ -194,24 +149,24 @@ fn the_backup_is_restored() {
         assert_eq!(hash, file["blake3"].as_str().unwrap());
     }
     // The copy of the record is a chunk.
-    let id = reader.keys.naming().chunk_id_of(ChunkKind::Snapshot, &record);
-    assert_eq!(reader.chunk(ChunkKind::Snapshot, &id, false), record);
+    let id = repository.keys.naming().chunk_id_of(ChunkKind::Snapshot, &record);
+    assert_eq!(repository.reader.chunk(ChunkKind::Snapshot, &id).unwrap(), record);
 }
 
 #[test]
 fn the_wal_is_restored() {
-    let reader = Reader::open();
+    let repository = Repository::open();
     let mut seen = 0;
-    for (name, object) in &reader.objects {
+    for (name, object) in &repository.objects {
         let (ObjectName::Wal(_) | ObjectName::Conflict(_)) = name else { continue };
         seen += 1;
-        let wal = WalObject::open(&reader.keys, name, object).unwrap();
+        let wal = WalObject::open(&repository.keys, name, object).unwrap();
         let mut chunks = HashMap::new();
         for entry in &wal.header.blobs {
             let frame = wal.frame(entry).unwrap();
-            let header: BlobHeader = frame.open_header(&reader.keys).unwrap();
+            let header: BlobHeader = frame.open_header(&repository.keys).unwrap();
             assert_eq!(header, entry.header());
-            let body = frame.open_body(&reader.keys, &header).unwrap();
+            let body = frame.open_body(&repository.keys, &header).unwrap();
             let content = body.content(header.content_length(), &[]).unwrap();
             chunks.insert(header.chunks[0].id, content);
         }
@@ -223,19 +178,19 @@ fn the_wal_is_restored() {
                 Run::Chunk { id, .. } => chunks[id].clone(),
             })
             .collect();
-        assert_eq!(reader.keys.naming().digest_of(&bytes), wal.header.digest, "{name}");
+        assert_eq!(repository.keys.naming().digest_of(&bytes), wal.header.digest, "{name}");
     }
     assert_eq!(seen, 4);
 }
 
 #[test]
 fn everything_around_is_read() {
-    let reader = Reader::open();
-    let keys = &reader.keys;
+    let repository = Repository::open();
+    let keys = &repository.keys;
     let password = fixtures::PASSWORD.as_bytes().to_vec();
     let password = Credential::Password(Zeroizing::new(password));
     let (mut opened, mut kinds) = (0, BTreeSet::new());
-    for (name, object) in &reader.objects {
+    for (name, object) in &repository.objects {
         let text = name.to_string();
         kinds.insert(text.split('/').next().unwrap().to_owned());
         match name {
@@ -299,11 +254,11 @@ fn identities_are_those_of_the_vectors() {
 
 #[test]
 fn a_pack_under_another_name_is_refused() {
-    let reader = Reader::open();
-    for (name, object) in &reader.objects {
+    let repository = Repository::open();
+    for (name, object) in &repository.objects {
         if let ObjectName::Pack(_) = name {
             let other = PackId::from_bytes([7; 32]);
-            assert!(pack::open(&reader.keys, &other, object).is_err());
+            assert!(pack::open(&repository.keys, &other, object).is_err());
         }
     }
 }
