@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use repo_format::names::ObjectName;
 use repo_format::note::{Fact, Failure};
-use repo_format::snapshot::{Cluster, Method, Snapshot, Statistics, Tablespace, WalNeeded};
+use repo_format::snapshot::{
+    Cluster, ConfigFiles, Method, Snapshot, Statistics, Tablespace, WalNeeded,
+};
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
@@ -214,7 +216,7 @@ struct ServerFacts {
     checksums: bool,
     summarize_wal: Option<bool>,
     data_directory: Option<String>,
-    config_files: Vec<String>,
+    config_files: Option<ConfigFiles>,
     tablespace_names: std::collections::BTreeMap<u32, String>,
     size: u64,
 }
@@ -233,7 +235,11 @@ impl ServerFacts {
             summarize_wal: on("summarize_wal"),
             // Roles without pg_read_all_settings cannot see paths, and a backup does not need them.
             data_directory: sql.data_directory().await.ok(),
-            config_files: sql.configuration_files().await.map(Vec::from).unwrap_or_default(),
+            config_files: sql
+                .configuration_files()
+                .await
+                .ok()
+                .map(|[config, hba, ident]| ConfigFiles { config, hba, ident, included: vec![] }),
             tablespace_names: tablespaces.into_iter().map(|t| (t.oid, t.name)).collect(),
             size: sql.total_size().await.unwrap_or_default(),
         })

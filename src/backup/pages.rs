@@ -4,7 +4,8 @@
 //! between the backup's start and stop. Where the backup stops is known only at its end, so that
 //! pages with wrong checksums are kept until then.
 
-use repo_format::snapshot::{BadPage, BadPages, MAX_BAD_PAGES};
+use repo_format::limits::MAX_BAD_PAGES;
+use repo_format::snapshot::{BadPage, BadPages};
 
 use crate::postgres::lsn::Lsn;
 use crate::postgres::page::{PAGE_SIZE, PageVerdict, verify_page};

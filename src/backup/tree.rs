@@ -10,7 +10,7 @@ use repo_format::tree::{Directory, DirectoryRef, Entry, File, Node};
 use crate::chunking::Grid;
 use crate::chunking::writer::store_bytes;
 use crate::error::{Error, Kind, Result};
-use crate::repository::writer::Writer;
+use crate::repository::{self, writer::Writer};
 
 /// The files and directories of a backup.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ fn store(
         };
         directory.entries.push(Entry { name, node });
     }
-    let bytes = directory.encode();
+    let bytes = directory.encode().map_err(|e| repository::Error::damaged("a new directory", e))?;
     let stored = store_bytes(writer, keys, Grid::Stream, ChunkKind::Tree, &bytes)?;
     Ok(DirectoryRef { length: stored.length, content: stored.content })
 }

@@ -3,7 +3,7 @@
 use repo_format::chunk::ChunkKind;
 use repo_format::content::{Content, MapLeaf, Run, encode_leaf};
 
-use crate::repository::error::Result;
+use crate::repository::error::{Error, Result};
 use crate::repository::writer::Writer;
 
 /// A content with more runs than this has a map.
@@ -88,7 +88,7 @@ impl MapBuilder {
             return Ok(());
         }
         for runs in self.waiting.drain(..) {
-            let leaf = encode_leaf(&runs);
+            let leaf = encode_leaf(&runs).map_err(|e| Error::damaged("a new map", e))?;
             let chunk = writer.repository().keys().naming().chunk_id_of(ChunkKind::Map, &leaf);
             writer.add(ChunkKind::Map, chunk, leaf)?;
             self.leaves.push(MapLeaf { chunk, covers: runs.iter().map(Run::length).sum() });

@@ -336,6 +336,7 @@ async fn check_wal(
             report.problem(object.name, "it is not a name of a WAL object");
             continue;
         };
+        let whole_name = ObjectName::Wal(name.clone());
         report.wal_files += 1;
         if name.part.is_none() {
             let file = (name.server, name.system_id, name.timeline, name.file);
@@ -352,8 +353,8 @@ async fn check_wal(
                 bytes => bytes?,
             };
             report.bytes_read += object.size;
-            let (owned, path) = (repository.clone(), object.name.clone());
-            let opened = blocking(move || wal::open(&owned, &path, &bytes).map(|_| ())).await;
+            let owned = repository.clone();
+            let opened = blocking(move || wal::open(&owned, &whole_name, &bytes).map(|_| ())).await;
             if let Err(error) = opened {
                 report.problem(object.name, crate::error::Error::from(error).to_string());
             }

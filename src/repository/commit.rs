@@ -11,7 +11,7 @@ use repo_format::chunk::ChunkKind;
 use repo_format::ids::IndexId;
 use repo_format::maintenance::Maintenance;
 use repo_format::names::ObjectName;
-use repo_format::record::SealError;
+use repo_format::record::{Record, SealError};
 use repo_format::snapshot::Snapshot;
 
 use super::Repository;
@@ -74,7 +74,7 @@ async fn maintenance_is_under_way(repository: &Repository) -> Result<bool> {
                 Err(error) if error.is_not_found() => continue,
                 record => record?,
             };
-            Maintenance::open(repository.keys(), epoch, &record)
+            Maintenance::open(repository.keys(), &ObjectName::Maintenance(epoch), &record)
                 .map_err(|e| Error::damaged(object.name, e))?;
             return Ok(true);
         }

@@ -55,11 +55,18 @@ impl Index {
         for object in storage.list("packs/").await? {
             let Some(ObjectName::Pack(id)) = ObjectName::parse(&object.name) else { continue };
             match read_entries(storage, repository.keys(), &id, object.size).await {
-                Ok(entries) => builder.pack(id, object.size, entries),
+                Ok(entries) => {
+                    if let Err(error) = builder.pack(id, object.size, entries) {
+                        tracing::warn!("{} makes no sense: {error}", object.name);
+                    }
+                }
                 Err(error) => tracing::warn!("{} cannot be read: {error}", object.name),
             }
         }
-        let run = IndexRun::decode(&builder.encode()).map_err(|e| Error::damaged("packs", e))?;
+        let run = builder
+            .encode()
+            .and_then(|run| IndexRun::decode(&run))
+            .map_err(|e| Error::damaged("packs", e))?;
         Ok(Index { runs: vec![(IndexId::from_bytes([0; IndexId::LEN]), run)] })
     }
 
@@ -170,7 +177,7 @@ pub async fn read_entries(
         Err(error) => tracing::warn!("{name}: {error}; reading the headers of its blobs instead"),
     }
     let bytes = storage.get(&name).await?;
-    pack::scan(keys, &bytes).map_err(|e| Error::damaged(name, e))
+    Ok(pack::scan(keys, &bytes))
 }
 
 async fn read_footer(

@@ -27,7 +27,7 @@ use repo_format::config::{Chunking, Config, Features, Packing};
 use repo_format::ids::SlotId;
 use repo_format::keys::{KeyRing, MasterSecrets};
 use repo_format::names::ObjectName;
-use repo_format::slot::{Credential, Role, SlotSecrets};
+use repo_format::slot::{Credential, Rights, SlotSecrets};
 
 pub use error::{Error, Result};
 
@@ -84,11 +84,12 @@ impl Repository {
             chunking,
             packing,
         };
-        let sealed = config.seal(keys.naming());
+        let sealed =
+            config.seal(keys.naming()).map_err(|e| Error::damaged("the new configuration", e))?;
         let name = ObjectName::Config(config.number).to_string();
         storage.put(&name, Bytes::from(sealed.clone())).await?;
         let slot_secrets = SlotSecrets {
-            role: Role::Full,
+            rights: Rights::Full,
             secrets: secrets.clone(),
             config: sealed,
             config_number: config.number,
@@ -147,9 +148,12 @@ impl Repository {
     /// Adds a slot for another password or key file.
     pub async fn add_slot(&self, slot: &slots::NewSlot) -> Result<SlotId> {
         let secrets = SlotSecrets {
-            role: Role::Full,
+            rights: Rights::Full,
             secrets: self.secrets.clone(),
-            config: self.config.seal(self.keys.naming()),
+            config: self
+                .config
+                .seal(self.keys.naming())
+                .map_err(|e| Error::damaged("the configuration", e))?,
             config_number: self.config.number,
         };
         slots::put(self.storage.as_ref(), slot, &secrets).await

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use repo_format::names::{ObjectName, escape};
 use repo_format::note::{Fact, Failure, KeepTarget, Note};
+use repo_format::record::Record;
 
 use super::error::{Error, Result};
 use super::{Repository, host, now_micros};

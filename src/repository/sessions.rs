@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use repo_format::ids::SessionId;
 use repo_format::names::ObjectName;
+use repo_format::record::Record;
 use repo_format::session::{Activity, Session};
 use tokio::task::JoinHandle;
 
@@ -189,13 +190,12 @@ pub async fn list(repository: &Repository) -> Result<Vec<FoundSession>> {
         }
     }
     for session in &mut found {
-        let name = ObjectName::Session { id: session.id, beat: session.beat }.to_string();
-        match repository.storage().get(&name).await {
+        let name = ObjectName::Session { id: session.id, beat: session.beat };
+        match repository.storage().get(&name.to_string()).await {
             Ok(object) => {
-                session.session =
-                    Session::open(repository.keys(), session.id, session.beat, &object)
-                        .inspect_err(|error| tracing::warn!("{name}: {error}"))
-                        .ok();
+                session.session = Session::open(repository.keys(), &name, &object)
+                    .inspect_err(|error| tracing::warn!("{name}: {error}"))
+                    .ok();
             }
             // It beat again, or ended, since it was listed.
             Err(error) if error.is_not_found() => {}
@@ -245,9 +245,9 @@ async fn put_beat(
     beat: &AtomicU64,
 ) -> Result<()> {
     let number = beat.fetch_add(1, Ordering::SeqCst) + 1;
-    let object = session.seal(repository.keys(), id, number)?;
-    let name = ObjectName::Session { id, beat: number }.to_string();
-    repository.storage().put(&name, Bytes::from(object)).await?;
+    let name = ObjectName::Session { id, beat: number };
+    let object = session.seal(repository.keys(), &name)?;
+    repository.storage().put(&name.to_string(), Bytes::from(object)).await?;
     if number > 1 {
         let name = ObjectName::Session { id, beat: number - 1 }.to_string();
         repository.storage().delete(&name).await?;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use repo_format::ids::SnapshotHash;
 use repo_format::names::{BackupName, ObjectName, escape};
+use repo_format::record::Record;
 use repo_format::snapshot::Snapshot;
 
 use super::Repository;
@@ -34,9 +35,10 @@ pub async fn names(repository: &Repository, server: Option<&str>) -> Result<Vec<
 
 /// One snapshot.
 pub async fn read(repository: &Repository, name: &BackupName) -> Result<Snapshot> {
-    let path = ObjectName::Snapshot(name.clone()).to_string();
-    let object = repository.storage().get(&path).await?;
-    Snapshot::open(repository.keys(), name, &object).map_err(|e| Error::damaged(path, e))
+    let name = ObjectName::Snapshot(name.clone());
+    let object = repository.storage().get(&name.to_string()).await?;
+    Snapshot::open(repository.keys(), &name, &object)
+        .map_err(|e| Error::damaged(name.to_string(), e))
 }
 
 /// All snapshots of a server, in the order of their sequence. One that was deleted since it was
@@ -60,26 +62,17 @@ pub async fn of_server(repository: &Repository, server: &str) -> Result<Vec<Snap
 
 /// Puts a snapshot. A second attempt to put the very same one succeeds.
 pub async fn put(repository: &Repository, snapshot: &Snapshot) -> Result<()> {
-    let name = snapshot.object_name().to_string();
-    let object = Bytes::from(snapshot.seal(repository.keys())?);
-    match repository.storage().put(&name, object).await {
+    let name = snapshot.object_name();
+    let object = Bytes::from(snapshot.seal(repository.keys(), &name)?);
+    match repository.storage().put(&name.to_string(), object).await {
         Err(error) if error.already_exists() => {
-            if read(repository, &backup_name(snapshot)).await? == *snapshot {
+            if read(repository, &snapshot.backup_name()).await? == *snapshot {
                 Ok(())
             } else {
                 Err(error.into())
             }
         }
         put => Ok(put?),
-    }
-}
-
-/// The name of a snapshot's object.
-pub fn backup_name(snapshot: &Snapshot) -> BackupName {
-    BackupName {
-        server: snapshot.server.clone(),
-        system_id: snapshot.system_id,
-        backup_id: snapshot.backup_id.clone(),
     }
 }
 

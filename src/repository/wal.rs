@@ -3,7 +3,6 @@
 use std::time::SystemTime;
 
 use repo_format::DecodeError;
-use repo_format::blob::Frame;
 use repo_format::content::{Content, Run};
 use repo_format::ids::ChunkId;
 use repo_format::names::{ObjectName, WalObjectName, escape};
@@ -79,19 +78,23 @@ async fn list(repository: &Repository, prefix: &str) -> Result<Vec<StoredWal>> {
 
 /// The content of a WAL file, checked against its digest.
 pub async fn read(repository: &Repository, name: &WalObjectName) -> Result<Vec<u8>> {
-    let path = ObjectName::Wal(name.clone()).to_string();
-    let object = repository.storage().get(&path).await?;
-    Ok(open(repository, &path, &object)?.1)
+    let name = ObjectName::Wal(name.clone());
+    let object = repository.storage().get(&name.to_string()).await?;
+    Ok(open(repository, &name, &object)?.1)
 }
 
-/// Opens the WAL object that the store has under `path`: its header and its content, checked.
-pub fn open(repository: &Repository, path: &str, object: &[u8]) -> Result<(WalHeader, Vec<u8>)> {
-    let damaged = |e: DecodeError| Error::damaged(path, e);
+/// Opens the WAL object that the store has under `name`: its header and its content, checked.
+pub fn open(
+    repository: &Repository,
+    name: &ObjectName,
+    object: &[u8],
+) -> Result<(WalHeader, Vec<u8>)> {
+    let damaged = |e: DecodeError| Error::damaged(name.to_string(), e);
     let keys = repository.keys();
-    let opened = WalObject::open(keys, path, object).map_err(damaged)?;
+    let opened = WalObject::open(keys, name, object).map_err(damaged)?;
     let mut chunks: Vec<(ChunkId, Vec<u8>)> = vec![];
     for entry in &opened.header.blobs {
-        let (frame, _) = Frame::split(opened.frame(entry).map_err(damaged)?).map_err(damaged)?;
+        let frame = opened.frame(entry).map_err(damaged)?;
         let header = frame.open_header(keys).map_err(damaged)?;
         let body = frame.open_body(keys, &header).map_err(damaged)?;
         let content = body.content(header.content_length(), &[]).map_err(damaged)?;

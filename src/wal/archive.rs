@@ -73,10 +73,10 @@ async fn store(
     if let Some(stored) = stored_as(repository, &object_name).await? {
         return settle(repository, &object_name, &stored, content).await;
     }
-    let path = ObjectName::Wal(object_name.clone()).to_string();
-    let object = seal(repository, &path, file, content.clone()).await?;
+    let name = ObjectName::Wal(object_name.clone());
+    let object = seal(repository, &name, file, content.clone()).await?;
     let size = object.len() as u64;
-    match repository.storage().put(&path, object).await {
+    match repository.storage().put(&name.to_string(), object).await {
         Err(error) if error.already_exists() => return Ok(Archived::AlreadyThere),
         put => put?,
     }
@@ -85,7 +85,7 @@ async fn store(
     match stored_as(repository, &object_name).await? {
         Some(stored) if stored != object_name => {
             let refused = settle(repository, &object_name, &stored, content).await;
-            repository.storage().delete(&path).await?;
+            repository.storage().delete(&name.to_string()).await?;
             refused
         }
         _ => Ok(Archived::Stored(size)),
@@ -112,9 +112,9 @@ async fn settle(
     if stored == name {
         return Ok(Archived::AlreadyThere);
     }
-    let conflict = ObjectName::Conflict(name.clone()).to_string();
+    let conflict = ObjectName::Conflict(name.clone());
     let object = seal(repository, &conflict, &name.file, content).await?;
-    match repository.storage().put(&conflict, object).await {
+    match repository.storage().put(&conflict.to_string(), object).await {
         Err(error) if error.already_exists() => {}
         put => put?,
     }
@@ -131,14 +131,14 @@ async fn settle(
     ))
 }
 
-/// Cuts, compresses and seals a file into the object for `path`.
+/// Cuts, compresses and seals a file into the object called `name`.
 async fn seal(
     repository: &Arc<Repository>,
-    path: &str,
+    name: &ObjectName,
     file: &str,
     content: Vec<u8>,
 ) -> Result<Bytes> {
-    let (repository, path, file) = (repository.clone(), path.to_owned(), file.to_owned());
+    let (repository, name, file) = (repository.clone(), name.clone(), file.to_owned());
     let sealed = tokio::task::spawn_blocking(move || {
         let keys = repository.keys();
         let mut cutter = StreamCutter::new(keys.naming(), &repository.config().chunking);
@@ -188,9 +188,9 @@ async fn seal(
             blobs: vec![],
         };
         let blobs: Vec<SealedBlob> = blobs;
-        let object = format::seal(keys, &path, header, &blobs).map_err(repository::Error::from)?;
+        let object = format::seal(keys, &name, header, &blobs).map_err(repository::Error::from)?;
         // What is acknowledged is gone from the server: it must open again.
-        repository::wal::open(&repository, &path, &object)?;
+        repository::wal::open(&repository, &name, &object)?;
         Ok::<_, repository::Error>(Bytes::from(object))
     });
     Ok(sealed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
