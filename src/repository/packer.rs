@@ -90,7 +90,9 @@ fn upload(
             .inspect_err(|_| failure.set())?;
         added.packs += 1;
         added.bytes += length;
-        run.pack(pack.id, length, pack.entries);
+        run.pack(pack.id, length, pack.entries)
+            .map_err(|e| Error::damaged(ObjectName::Pack(pack.id).to_string(), e))
+            .inspect_err(|_| failure.set())?;
         packs_in_run += 1;
         if packs_in_run >= PACKS_PER_RUN || run.chunks() >= CHUNKS_PER_RUN {
             added.bytes += put_run(repository, runtime, std::mem::take(&mut run))
