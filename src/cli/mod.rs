@@ -6,6 +6,7 @@
 
 mod logging;
 mod not_yet;
+mod open;
 mod session;
 
 pub mod human;

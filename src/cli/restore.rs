@@ -3,8 +3,18 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Session, not_built};
-use crate::error::Result;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{Session, human, open};
+use crate::catalog::Catalog;
+use crate::config::Server;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::lsn::TimelineId;
+use crate::repository::Access;
+use crate::restore::settings::WalSource;
+use crate::restore::target::{self, Action, Moment, TargetTimeline};
+use crate::restore::{self, Request, Restored};
 
 /// Restore a backup, to its end or to a chosen moment.
 ///
@@ -201,6 +211,137 @@ const EXAMPLES: &str = "EXAMPLES:
   barman restore main latest /srv/pg --tablespace fast:/nvme/fast --get-wal";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("restore"))
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let server = session.server(&args.server_name)?.clone();
+    let begun = Timestamp::now();
+    let target = args.target()?;
+    let repository = open::repository(session, Some(&server.name), Access::Read).await?;
+    let catalog = Catalog::load(&repository, &server.name).await?;
+    let backup = match args.backup_id.as_str() {
+        "auto" => catalog.find_for(&target.reach()?)?,
+        id => catalog.find(id)?,
+    };
+    let snapshot = backup.usable()?;
+    session.output.info(format!(
+        "Restoring backup {} of server {} to {}",
+        backup.id,
+        server.name,
+        args.destination_directory.display()
+    ));
+    if let Moment::Time(time) = target.moment {
+        session.output.info(format!("Recovery target: {}", restore::local(time)));
+    }
+    let request = Request {
+        destination: args.destination_directory.clone(),
+        tablespaces: args.tablespace.iter().cloned().map(|t| (t.name, t.location)).collect(),
+        target,
+        standby: args.standby_mode,
+        wal: args.wal_source(&server, session)?,
+        settings_file: args.recovery_conf_filename.clone(),
+        threads: threads(args.jobs),
+    };
+    let bar = session.progress("restoring");
+    let restored = restore::restore(&repository, snapshot, &request, &bar.observer()).await;
+    bar.finish();
+    report(session, &args, &restored?, begun);
+    Ok(())
+}
+
+impl Args {
+    fn target(&self) -> Result<target::Target> {
+        let wrong = |what: &str, text: &str, form: &str| {
+            Error::new(Kind::Usage, format!("{text:?} is not {what}")).hint(form.to_owned())
+        };
+        let given = &self.target;
+        let moment = if let Some(time) = &given.target_time {
+            Moment::Time(target::parse_time(time)?)
+        } else if let Some(lsn) = &given.target_lsn {
+            Moment::Lsn(lsn.parse().map_err(|_| wrong("an LSN", lsn, "write it like 0/3000060"))?)
+        } else if let Some(xid) = &given.target_xid {
+            Moment::Xid(xid.parse().map_err(|_| wrong("a transaction id", xid, "it is a number"))?)
+        } else if let Some(name) = &given.target_name {
+            Moment::Name(name.clone())
+        } else if given.target_immediate {
+            Moment::Immediate
+        } else {
+            Moment::Latest
+        };
+        let timeline = match self.target_tli.as_deref() {
+            None | Some("latest") => TargetTimeline::Latest,
+            Some("current") => TargetTimeline::Current,
+            Some(text) => {
+                let number = text.parse::<u32>().ok().filter(|number| *number > 0);
+                let form = "give a number, 'latest' or 'current'";
+                let number = number.ok_or_else(|| wrong("a timeline", text, form))?;
+                TargetTimeline::Number(TimelineId(number))
+            }
+        };
+        if self.target_action.is_some() && moment == Moment::Latest {
+            return Err(Error::new(Kind::Usage, "--target-action needs a target")
+                .hint("without one the server is promoted at the end of the archive"));
+        }
+        let action = self.target_action.map(|action| match action {
+            TargetAction::Pause => Action::Pause,
+            TargetAction::Promote => Action::Promote,
+            TargetAction::Shutdown => Action::Shutdown,
+        });
+        Ok(target::Target { moment, timeline, exclusive: self.exclusive, action })
+    }
+
+    fn wal_source(&self, server: &Server, session: &Session) -> Result<WalSource> {
+        let get_wal = self.get_wal || (server.recovery_options.get_wal && !self.no_get_wal);
+        if !get_wal {
+            return Ok(WalSource::Copied);
+        }
+        let program = std::env::current_exe()
+            .map_err(|e| Error::new(Kind::Io, "cannot tell where barman is").because(e))?;
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+        let mut command = quoted(&program.to_string_lossy());
+        if let Some(path) = &session.config.path {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            command.push_str(&format!(" -c {}", quoted(&path.to_string_lossy())));
+        }
+        // PostgreSQL replaces %f and %p itself, and takes %% for a percent sign.
+        let command = command.replace('%', "%%");
+        let server = quoted(&server.name).replace('%', "%%");
+        Ok(WalSource::Command(format!("{command} wal-restore {server} \"%f\" \"%p\"")))
+    }
+}
+
+/// How many workers: as many as asked for, or as there are cores.
+fn threads(jobs: Option<u32>) -> usize {
+    jobs.map(|jobs| jobs as usize)
+        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+        .unwrap_or(1)
+}
+
+fn report(session: &Session, args: &Args, restored: &Restored, begun: Timestamp) {
+    let output = &session.output;
+    let elapsed = Timestamp::now().duration_since(begun).unsigned_abs();
+    output.print(format!(
+        "Restored {} files, {}, and {} WAL files in {}",
+        restored.files,
+        human::size(restored.bytes),
+        restored.wal_files,
+        human::duration(elapsed)
+    ));
+    for change in &restored.changes {
+        output.print(format!("  {change}"));
+    }
+    for warning in &restored.warnings {
+        output.warning(warning);
+    }
+    output.print(format!(
+        "Every file is what was backed up. Start PostgreSQL on {}; it recovers by itself.",
+        args.destination_directory.display()
+    ));
+    output.result("changes_count", json!(restored.changes.len()));
+    output.result("changes", json!(restored.changes));
+    output.result("warnings_count", json!(restored.warnings.len()));
+    output.result("warnings", json!(restored.warnings));
+    output.result("missing_files", json!([]));
+    output.result("recovery_start_time", json!(human::time(begun)));
+    output.result("recovery_start_time_timestamp", json!(human::epoch(begun)));
+    output.result("recovery_elapsed_time", json!(human::duration(elapsed)));
+    output.result("recovery_elapsed_time_seconds", json!(elapsed.as_secs_f64()));
 }
