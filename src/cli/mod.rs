@@ -6,11 +6,12 @@
 
 mod logging;
 mod not_yet;
-mod open;
+
 mod session;
 
 pub mod human;
 pub mod names;
+pub mod open;
 pub mod output;
 pub mod progress;
 pub mod table;

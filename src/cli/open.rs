@@ -1,39 +1,88 @@
-//! From what the configuration says of a repository to an opened one.
+//! From the configuration to an open repository.
 
 use std::sync::Arc;
 
 use repo_format::slot::Credential;
 use zeroize::Zeroizing;
 
-use super::Session;
-use crate::config::secret::{Key, KeySource};
-use crate::error::Result;
+use super::output::Output;
+use crate::config::{Key, KeySource, Location, RepositorySettings, Server};
+use crate::error::{Error, Result};
 use crate::repository::{Access, Repository, key_file};
+use crate::storage::Storage;
 use crate::storage::location::storage_at;
 
-/// Opens the repository of a server, or the global one.
+/// The repositories of one command. Servers that share one share the work of opening it: a password
+/// takes a second to try.
+pub struct Repositories<'o> {
+    output: &'o Output,
+    opened: Vec<(RepositorySettings, Access, Arc<Repository>)>,
+}
+
+impl<'o> Repositories<'o> {
+    /// None opened yet; warnings go to `output`.
+    pub fn new(output: &'o Output) -> Self {
+        Repositories { output, opened: Vec::new() }
+    }
+
+    /// The repository of `server`.
+    pub async fn of(&mut self, server: &Server, access: Access) -> Result<Arc<Repository>> {
+        self.at(&server.repository, access).await
+    }
+
+    /// The repository that `settings` describe.
+    pub async fn at(
+        &mut self,
+        settings: &RepositorySettings,
+        access: Access,
+    ) -> Result<Arc<Repository>> {
+        let same = |(known, how, _): &&(RepositorySettings, Access, Arc<Repository>)| {
+            known.location == settings.location && known.key == settings.key && *how == access
+        };
+        if let Some((_, _, repository)) = self.opened.iter().find(same) {
+            return Ok(repository.clone());
+        }
+        let repository = repository(settings, access, |text| self.output.warning(text)).await?;
+        self.opened.push((settings.clone(), access, repository.clone()));
+        Ok(repository)
+    }
+}
+
+/// Opens the repository that `settings` describe. What is doubtful about its key goes to `warn`.
 pub async fn repository(
-    session: &Session,
-    server: Option<&str>,
+    settings: &RepositorySettings,
     access: Access,
+    warn: impl FnOnce(String),
 ) -> Result<Arc<Repository>> {
-    let settings = session.repository(server)?;
-    let storage = storage_at(&settings.location()?.to_string())?;
-    let credential = credential(session, settings.key()?).await?;
+    let storage = storage(settings)?;
+    let credential = credential(settings.key()?, warn).await?;
     Ok(Arc::new(Repository::open(storage, &credential, access).await?))
 }
 
-/// Reads the password or key file that opens a repository.
-pub async fn credential(session: &Session, source: &KeySource) -> Result<Credential> {
-    let owned = source.clone();
-    let read = tokio::task::spawn_blocking(move || owned.read());
-    let (key, warning) =
+/// The place that `settings` name.
+pub fn storage(settings: &RepositorySettings) -> Result<Arc<dyn Storage>> {
+    match settings.location()? {
+        // As a URL, so that no path is taken for one.
+        Location::Local(path) => storage_at(&format!("file://{}", path.display())),
+        Location::Remote { url, .. } => storage_at(url),
+    }
+}
+
+/// Reads the key file, or gets the password. What is doubtful goes to `warn`.
+pub async fn credential(source: &KeySource, warn: impl FnOnce(String)) -> Result<Credential> {
+    let source = source.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let (key, warning) = source.read()?;
+        let credential = match key {
+            Key::File(path) => Credential::KeyFile(key_file::read(&path)?),
+            Key::Password(secret) => Credential::Password(Zeroizing::new(secret.expose().to_vec())),
+        };
+        Ok::<_, Error>((credential, warning))
+    });
+    let (credential, warning) =
         read.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     if let Some(warning) = warning {
-        session.output.warning(warning);
+        warn(warning);
     }
-    Ok(match key {
-        Key::File(path) => Credential::KeyFile(key_file::read(&path)?),
-        Key::Password(secret) => Credential::Password(Zeroizing::new(secret.expose().to_vec())),
-    })
+    Ok(credential)
 }

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod help;
+mod repository;
 
 use std::path::Path;
 use std::process::{Command, Output};

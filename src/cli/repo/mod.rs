@@ -4,6 +4,7 @@ mod check;
 mod info;
 mod init;
 mod key;
+mod secret;
 mod upgrade;
 
 use clap::Subcommand;

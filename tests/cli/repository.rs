@@ -1,0 +1,170 @@
+//! `barman repo`, without any server.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Said, Setup, barman};
+
+/// A password costs next to nothing here.
+const CHEAP: (&str, &str) = ("BARMAN_TEST_ARGON2_KIB", "64");
+
+fn setup(key: &str) -> Setup {
+    let setup = Setup::new("");
+    let home = setup.0.path().display().to_string();
+    let key = key.replace("HOME", &home);
+    fs::write(setup.file(), format!("[barman]\nrepository = {home}/repo\n{key}\n")).unwrap();
+    setup
+}
+
+fn run(setup: &Setup, arguments: &str) -> Said {
+    let home = setup.0.path();
+    barman(home, &format!("-c {} {arguments}", setup.file().display()), &[CHEAP])
+}
+
+#[track_caller]
+fn ok(setup: &Setup, arguments: &str) -> Said {
+    let said = run(setup, arguments);
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "{arguments}: {}", said.out);
+    said
+}
+
+#[track_caller]
+fn refused(setup: &Setup, arguments: &str, words: &str) {
+    let said = run(setup, arguments);
+    assert_eq!(said.code, 1, "{arguments}: {}", said.out);
+    assert!(said.err.contains(words), "{arguments}: {}", said.err);
+}
+
+#[test]
+fn a_repository_is_created_once_with_a_new_key_file() {
+    let setup = setup("repository_key_file = HOME/etc/barman.key");
+    refused(&setup, "repo info", "barman.key");
+    let said = ok(&setup, "repo init");
+    for words in ["Created repository ", "/etc/barman.key, which was created", "Keep a copy"] {
+        assert!(said.out.contains(words), "{words}: {}", said.out);
+    }
+    let key = fs::read_to_string(setup.0.path().join("etc/barman.key")).unwrap();
+    refused(&setup, "repo init", "there is a repository in");
+    assert_eq!(fs::read_to_string(setup.0.path().join("etc/barman.key")).unwrap(), key);
+
+    let info = ok(&setup, "-f json repo info").json();
+    let repository = &info["repository"];
+    assert_eq!(repository["keys"], json!(1));
+    assert_eq!(repository["backups"], json!(0));
+    assert_eq!(repository["format_version"], json!(1));
+    let id = repository["id"].as_str().unwrap();
+    assert_eq!(id.len(), 32);
+    let shown = ok(&setup, "repo info").out;
+    assert!(shown.contains(&format!("Id                  : {id}\n")), "{shown}");
+
+    let checked = ok(&setup, "repo check --read-data");
+    assert!(checked.out.ends_with("No problems found\n"), "{}", checked.out);
+    assert_eq!(ok(&setup, "-f json repo check").json()["repository"]["problems"], json!([]));
+    assert!(ok(&setup, "repo upgrade").out.contains("Nothing to upgrade"));
+}
+
+#[test]
+fn a_key_file_that_is_of_no_use_does_not_stay() {
+    let setup = setup("repository_key_file = HOME/first.key");
+    ok(&setup, "repo init");
+    let second = setup.0.path().join("second.key");
+    refused(&setup, &format!("repo init --key-file {}", second.display()), "there is a repository");
+    assert!(!second.exists());
+    fs::write(&second, "not a key\n").unwrap();
+    refused(&setup, &format!("repo key add --key-file {}", second.display()), "second.key");
+    assert!(second.exists());
+}
+
+#[test]
+fn keys_come_and_go() {
+    let setup = setup("repository_key_file = HOME/first.key");
+    let home = setup.0.path().to_owned();
+    ok(&setup, "repo init");
+    let first = ok(&setup, "-f json repo key list").json()["keys"][0].clone();
+    assert_eq!(first["kind"], json!("key file"));
+    assert_eq!(first["in_use"], json!(true));
+    let first = first["id"].as_str().unwrap().to_owned();
+    refused(&setup, &format!("repo key remove {first}"), "it is the last one");
+
+    fs::write(home.join("password"), "open sesame\n").unwrap();
+    std::fs::set_permissions(home.join("password"), permissions(0o600)).unwrap();
+    let add = format!("repo key add --label ours --new-password-file {}/password", home.display());
+    assert!(ok(&setup, &add).out.contains("the new password"));
+    ok(&setup, &format!("repo key add --key-file {}/second.key", home.display()));
+    let listed = ok(&setup, "repo key list").out;
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+    assert!(listed.contains("  password  ") && listed.contains("  ours"), "{listed}");
+    refused(&setup, &format!("repo key remove {}", &first[..8]), "opened the repository");
+    refused(&setup, "repo key remove ffff", "there is no key ffff");
+
+    let file = setup.file();
+    let configure = |key: &str| {
+        let home = home.display();
+        fs::write(&file, format!("[barman]\nrepository = {home}/repo\n{key}\n")).unwrap();
+    };
+    configure(&format!("repository_password_file = {}/password", home.display()));
+    ok(&setup, "repo info");
+    ok(&setup, &format!("repo key remove {}", &first[..8]));
+    configure(&format!("repository_key_file = {}/first.key", home.display()));
+    refused(&setup, "repo info", "does not open with this key file");
+    let said = run(&setup, "repo key list");
+    assert_eq!((said.code, said.out.lines().count()), (0, 3), "{}", said.out);
+    assert!(said.err.contains("opens none of these"), "{}", said.err);
+}
+
+#[test]
+fn a_password_is_changed() {
+    let setup = setup("repository_password_file = HOME/password");
+    let home = setup.0.path().to_owned();
+    for (name, password) in [("password", "old"), ("new", "new"), ("old", "old")] {
+        fs::write(home.join(name), format!("{password}\n")).unwrap();
+        fs::set_permissions(home.join(name), permissions(0o600)).unwrap();
+    }
+    ok(&setup, "repo init");
+    let change = |file: &str| {
+        format!("repo key change-password --new-password-file {}/{file}", home.display())
+    };
+    refused(&setup, &change("old"), "the new password is the current one");
+    let said = ok(&setup, &change("new"));
+    assert!(said.out.contains("Changed the password"), "{}", said.out);
+    refused(&setup, "repo info", "does not open with this password");
+    fs::rename(home.join("new"), home.join("password")).unwrap();
+    ok(&setup, "repo info");
+    assert_eq!(ok(&setup, "-f json repo key list").json()["keys"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    let setup = setup("repository_key_file = HOME/key");
+    ok(&setup, "repo init");
+    let wal = setup.0.path().join("repo/wal/main/1/00000001");
+    fs::create_dir_all(&wal).unwrap();
+    let name = "000000010000000000000001-00112233445566778899aabbccddeeff";
+    fs::write(wal.join(name), "nonsense").unwrap();
+    refused(&setup, "repo check --read-data", &format!("wal/main/1/00000001/{name}"));
+    let said = run(&setup, "-f json repo check --read-data");
+    let problems = said.json()["repository"]["problems"].clone();
+    assert_eq!(problems[0]["object"], json!(format!("wal/main/1/00000001/{name}")));
+    assert_eq!(said.code, 1);
+}
+
+#[test]
+fn the_repository_of_a_server_can_be_named() {
+    let setup = setup("repository_key_file = HOME/key");
+    let own = setup.0.path().join("own");
+    let text = fs::read_to_string(setup.file()).unwrap();
+    let more = format!("[main]\nconninfo = host=a\nrepository = {}\n", own.display());
+    fs::write(setup.file(), text + &more).unwrap();
+    ok(&setup, "repo init --server main");
+    assert!(own.join("config/1").exists());
+    refused(&setup, "repo info", "does not exist");
+    assert!(ok(&setup, "repo info --server main").out.contains(&own.display().to_string()));
+    let nowhere = barman(Path::new("/nonexistent"), "repo info", &[("BARMAN_REPOSITORY", "/x")]);
+    assert!(nowhere.err.contains("no key or password"), "{}", nowhere.err);
+}
+
+fn permissions(mode: u32) -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
