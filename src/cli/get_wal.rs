@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{Session, not_built};
-use crate::error::Result;
+use super::{Session, open};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::error::FormatError;
+use crate::postgres::wal_name::WalName;
+use crate::repository::{Access, Repository, snapshots};
+use crate::wal::fetch;
+use crate::wal::inventory::{Inventory, system_ids};
 
 /// Print one WAL segment or history file.
 ///
@@ -57,6 +62,59 @@ const EXAMPLES: &str = "EXAMPLES:
   barman get-wal main 000000010000000000000042 --peek 10";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("get-wal"))
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let output = &session.output;
+    let server = session.server_or_bare(&args.server_name)?;
+    let repository = open::quietly(&server.repository, Access::Read).await?;
+    let name = match (&args.wal_name, args.test) {
+        (Some(name), false) => name,
+        _ => {
+            output.info(format!("Ready to retrieve WAL files from the server {}", server.name));
+            return Ok(());
+        }
+    };
+    let name: WalName = name.parse().map_err(|error: FormatError| {
+        Error::new(Kind::Usage, format!("{name:?} is not a WAL file")).because(error)
+    })?;
+    if let Some(count) = args.peek {
+        return peek(&repository, &server.name, &name, count, session).await;
+    }
+    let content = fetch::fetch(&repository, &server.name, &name, None).await?;
+    let Some(content) = content else {
+        let message = format!("WAL file '{name}' not found in server '{}'", server.name);
+        return Err(Error::new(Kind::NotFound, message));
+    };
+    match &args.output_directory {
+        Some(directory) => fetch::write_whole(&directory.join(name.to_string()), &content),
+        None => output.raw(&content),
+    }
+}
+
+/// Prints the names of the segments that are there, of the cluster that was backed up or archived last.
+async fn peek(
+    repository: &Repository,
+    server: &str,
+    name: &WalName,
+    count: u32,
+    session: &Session,
+) -> Result<()> {
+    let WalName::Segment(first) = *name else {
+        return Err(Error::new(Kind::Usage, format!("{name} is not a WAL segment")));
+    };
+    let newest = snapshots::of_server(repository, server).await?.pop();
+    let system = match newest {
+        Some(snapshot) => Some(snapshot.system_id),
+        None => system_ids(repository, server).await?.pop(),
+    };
+    let Some(system) = system else { return Ok(()) };
+    let inventory = Inventory::load(repository, server, system).await?;
+    let names: Vec<String> = inventory
+        .segments_from(first)
+        .take(usize::try_from(count).unwrap_or(usize::MAX))
+        .map(|(segment, _)| segment.to_string())
+        .collect();
+    for name in &names {
+        session.output.listing(name);
+    }
+    Ok(())
 }

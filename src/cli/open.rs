@@ -59,6 +59,12 @@ pub async fn repository(
     Ok(Arc::new(Repository::open(storage, &credential, access).await?))
 }
 
+/// As [`repository`], for commands that PostgreSQL runs thousands of times a day: what is doubtful goes
+/// to the log only.
+pub async fn quietly(settings: &RepositorySettings, access: Access) -> Result<Arc<Repository>> {
+    repository(settings, access, |text| tracing::info!("{text}")).await
+}
+
 /// The place that `settings` name.
 pub fn storage(settings: &RepositorySettings) -> Result<Arc<dyn Storage>> {
     match settings.location()? {

@@ -144,6 +144,15 @@ impl Output {
         }
     }
 
+    /// One of many lines of a result that has no shape of its own: `_INFO` in JSON, and not logged.
+    pub fn listing(&self, line: impl Display) {
+        if self.is_json() {
+            self.collect("_INFO", line.to_string());
+        } else {
+            self.print(line);
+        }
+    }
+
     /// A message for who asked for `--debug`.
     pub fn debug(&self, text: impl Display) {
         tracing::debug!(target: LOG_TARGET, "{text}");

@@ -1,5 +1,7 @@
 //! What every command works with: the configuration and the output.
 
+use std::borrow::Cow;
+
 use super::names;
 use super::output::Output;
 use super::progress::Bar;
@@ -18,6 +20,15 @@ impl Session {
     /// The server called `name`.
     pub fn server(&self, name: &str) -> Result<&Server> {
         names::one(&self.config, name)
+    }
+
+    /// The server called `name`; without any configuration file, what the environment makes of it. For
+    /// the commands that a database host runs.
+    pub fn server_or_bare(&self, name: &str) -> Result<Cow<'_, Server>> {
+        if self.config.path.is_none() && !self.config.servers.contains_key(name) {
+            return Ok(Cow::Owned(self.config.bare_server(name)));
+        }
+        self.server(name).map(Cow::Borrowed)
     }
 
     /// The servers that `names` (or `all`) mean. Unknown names are reported here; the others stay.

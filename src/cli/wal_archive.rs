@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{Session, not_built};
-use crate::error::Result;
+use super::{Session, open};
+use crate::config::Server;
+use crate::error::{Error, Kind, Result};
+use crate::repository::Access;
+use crate::wal::archive::{self, Archived};
 
 /// Archive one WAL file: the archive_command of PostgreSQL.
 ///
@@ -23,7 +26,38 @@ const EXAMPLES: &str = "EXAMPLES:
   archive_command = 'barman wal-archive main %p'    # postgresql.conf
   barman wal-archive main pg_wal/000000010000000000000042";
 
-/// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("wal-archive"))
+/// Runs the command. What fails is said in one line, because it goes to PostgreSQL's log.
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    if let Err(error) = archive_file(&args, session).await {
+        let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+        session.output.error(format!("{error}{hint}"));
+    }
+    Ok(())
+}
+
+async fn archive_file(args: &Args, session: &Session) -> Result<()> {
+    let server = session.server_or_bare(&args.server_name)?;
+    accepts_wal(&server)?;
+    let repository = open::quietly(&server.repository, Access::Write).await?;
+    match archive::archive(&repository, &server.name, &args.wal_path).await? {
+        Archived::Stored(bytes) => {
+            tracing::info!("archived {} in {bytes} bytes", args.wal_path.display());
+        }
+        Archived::AlreadyThere => {
+            tracing::info!("{} is archived already", args.wal_path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Refuses WAL of a server that was switched off. One whose configuration has a mistake elsewhere
+/// goes on archiving: WAL that is refused fills the server's disk.
+fn accepts_wal(server: &Server) -> Result<()> {
+    let switched_off = server.disabled && server.errors().next().is_none();
+    if switched_off || !server.active {
+        let how = if switched_off { "disabled = true" } else { "active = false" };
+        let message = format!("server '{}' takes no WAL ({how})", server.name);
+        return Err(Error::new(Kind::Refused, message));
+    }
+    Ok(())
 }
