@@ -1,6 +1,7 @@
 //! The catalogue: what is known of a server's backups, from snapshots, notes, sessions and WAL.
 
 pub mod resolve;
+pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -90,6 +91,8 @@ pub struct FollowingWal {
     pub segments: u64,
     /// What they take in the archive, in bytes.
     pub stored_bytes: u64,
+    /// Their names, in order.
+    pub names: Vec<SegmentName>,
     /// The last of them.
     pub last: Option<SegmentName>,
     /// When the first and the last were archived.
@@ -241,6 +244,7 @@ fn with_snapshot(
         if segment >= first && number > last_needed && before_next {
             following.segments += 1;
             following.stored_bytes += stored(file);
+            following.names.push(segment);
             following.last = Some(segment);
             let (oldest, newest) =
                 following.archived.unwrap_or((file.archived_at, file.archived_at));

@@ -1,7 +1,13 @@
 //! `barman keep`.
 
-use super::{Session, not_built};
+use repo_format::note::{Fact, KeepTarget};
+use serde_json::json;
+
+use super::Session;
+use super::open::Repositories;
+use crate::catalog::Catalog;
 use crate::error::Result;
+use crate::repository::{Access, notes};
 
 /// Keep a backup from being deleted.
 ///
@@ -50,6 +56,45 @@ const EXAMPLES: &str = "EXAMPLES:
   barman keep main 20260101T010203 --release";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("keep"))
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let output = &session.output;
+    let server = session.server(&args.server_name)?;
+    let access = if args.action.status { Access::Read } else { Access::Write };
+    let repository = Repositories::new(output).of(server, access).await?;
+    let catalog = Catalog::load(&repository, &server.name).await?;
+    let backup = catalog.find(&args.backup_id)?;
+    let fact = match args.action {
+        Action { target: Some(target), .. } => {
+            backup.usable()?;
+            Fact::Keep(target.into())
+        }
+        Action { release: true, .. } => Fact::Release,
+        Action { .. } => {
+            let kept = match backup.keep {
+                Some(KeepTarget::Full) => "full",
+                Some(KeepTarget::Standalone) => "standalone",
+                None => "nokeep",
+            };
+            output.print(format!("Server {}:\n\tKeep: {kept}", server.name));
+            let status = json!({ "keep_status": { "description": "Keep", "message": kept } });
+            output.result(&server.name, status);
+            return Ok(());
+        }
+    };
+    let done = match fact {
+        Fact::Release => "is kept no longer",
+        _ => "is kept",
+    };
+    notes::add(&repository, &server.name, &backup.id, fact).await?;
+    output.info(format!("Backup {} of server {} {done}", backup.id, server.name));
+    Ok(())
+}
+
+impl From<Target> for KeepTarget {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Full => KeepTarget::Full,
+            Target::Standalone => KeepTarget::Standalone,
+        }
+    }
 }

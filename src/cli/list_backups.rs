@@ -1,7 +1,16 @@
 //! `barman list-backups`.
 
-use super::{Session, not_built};
+use repo_format::snapshot::Snapshot;
+use serde_json::{Value, json};
+
+use super::backup_info::{self, LETTER, NO_RETENTION, TYPE};
+use super::open::Repositories;
+use super::output::Output;
+use super::{Session, human};
+use crate::catalog::{Backup, Catalog, Status};
+use crate::config::Server;
 use crate::error::Result;
+use crate::repository::Access;
 
 /// List the backups of one or more servers.
 ///
@@ -24,6 +33,103 @@ const EXAMPLES: &str = "EXAMPLES:
   barman -f json list-backups main";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("list-backups"))
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let output = &session.output;
+    let mut repositories = Repositories::new(output);
+    for server in session.servers(&args.server_name) {
+        match list(server, &mut repositories, args.minimal, output).await {
+            Ok(shown) => output.result(&server.name, shown),
+            Err(error) => output.failure(&error.context(format!("server {}", server.name))),
+        }
+    }
+    Ok(())
+}
+
+async fn list(
+    server: &Server,
+    repositories: &mut Repositories<'_>,
+    minimal: bool,
+    output: &Output,
+) -> Result<Vec<Value>> {
+    let repository = repositories.of(server, Access::Read).await?;
+    let catalog = Catalog::load(&repository, &server.name).await?;
+    let newest_first = catalog.backups.iter().rev();
+    if minimal {
+        return Ok(newest_first
+            .map(|backup| {
+                output.print(&backup.id);
+                json!(backup.id)
+            })
+            .collect());
+    }
+    Ok(newest_first
+        .map(|backup| {
+            output.print(line(&server.name, backup));
+            describe(backup)
+        })
+        .collect())
+}
+
+/// One line in the form of Barman, which scripts parse.
+fn line(server: &str, backup: &Backup) -> String {
+    let mut line = format!("{server} {}", backup.id);
+    if let Some(name) = backup.name() {
+        line.push_str(&format!(" '{name}'"));
+    }
+    line.push_str(&format!(" - {LETTER}"));
+    let Some((snapshot, sizes)) = finished(backup) else {
+        return format!("{line} - {}", backup.status().name());
+    };
+    let ended = human::time(backup_info::time(snapshot.ended_at));
+    line.push_str(&format!(
+        " - {ended} - Size: {} - WAL Size: {}",
+        human::size(sizes.backup),
+        human::size(sizes.wal)
+    ));
+    if backup.status() == Status::WaitingForWals {
+        line.push_str(&format!(" - {}", backup.status().name()));
+    }
+    match backup_info::retention_status(backup) {
+        NO_RETENTION => line,
+        status => format!("{line} - {status}"),
+    }
+}
+
+fn describe(backup: &Backup) -> Value {
+    let mut shown = json!({
+        "backup_id": backup.id,
+        "backup_type": TYPE,
+        "status": backup.status().name(),
+    });
+    if let Some(name) = backup.name() {
+        shown["backup_name"] = json!(name);
+    }
+    if let Some((snapshot, sizes)) = finished(backup) {
+        let ended = backup_info::time(snapshot.ended_at);
+        shown["end_time_timestamp"] = json!(human::epoch(ended));
+        shown["end_time"] = json!(human::time(ended));
+        shown["size_bytes"] = json!(sizes.backup);
+        shown["size"] = json!(human::size(sizes.backup));
+        shown["wal_size_bytes"] = json!(sizes.wal);
+        shown["wal_size"] = json!(human::size(sizes.wal));
+        shown["retention_status"] = json!(backup_info::retention_status(backup));
+    }
+    shown
+}
+
+/// What the list shows of sizes, in bytes.
+struct Sizes {
+    /// The backup with the WAL that makes it consistent.
+    backup: u64,
+    /// The WAL after it.
+    wal: u64,
+}
+
+fn finished(backup: &Backup) -> Option<(&Snapshot, Sizes)> {
+    let snapshot = backup.usable().ok()?;
+    let sizes = Sizes {
+        backup: snapshot.statistics.bytes + backup.needed.stored_bytes,
+        wal: backup.following.stored_bytes,
+    };
+    Some((snapshot, sizes))
 }

@@ -9,6 +9,7 @@ mod not_yet;
 
 mod session;
 
+pub mod backup_info;
 pub mod human;
 pub mod names;
 pub mod open;

@@ -1,7 +1,18 @@
 //! `barman show-backup`.
 
-use super::{Session, not_built};
+use std::time::Duration;
+
+use repo_format::snapshot::Snapshot;
+use serde_json::{Value, json};
+
+use super::backup_info::{self, TYPE, WalRange, on_off, time};
+use super::open::Repositories;
+use super::output::{self, Output};
+use super::{Session, human};
+use crate::catalog::{Backup, Catalog};
 use crate::error::Result;
+use crate::postgres::lsn::Lsn;
+use crate::repository::Access;
 
 /// Show all about one backup.
 ///
@@ -20,6 +31,282 @@ const EXAMPLES: &str = "EXAMPLES:
   barman -f json show-backup main 20260101T010203";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("show-backup"))
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let output = &session.output;
+    let server = session.server(&args.server_name)?;
+    let repository = Repositories::new(output).of(server, Access::Read).await?;
+    let catalog = Catalog::load(&repository, &server.name).await?;
+    let backup = catalog.find(&args.backup_id)?;
+    let shown = describe(&catalog, backup);
+    print(&server.name, &shown, output);
+    output.result(&server.name, shown);
+    Ok(())
+}
+
+fn describe(catalog: &Catalog, backup: &Backup) -> Value {
+    let mut shown = json!({
+        "backup_id": backup.id,
+        "status": backup.status().name(),
+        "backup_type": TYPE,
+    });
+    if let Some(name) = backup.name() {
+        shown["backup_name"] = json!(name);
+    }
+    if let Some(failure) = &backup.failure {
+        shown["error"] = json!(failure.reason);
+        if let Some(id) = failure.system_id {
+            shown["system_id"] = json!(id.to_string());
+        }
+    }
+    let Some(snapshot) = &backup.snapshot else { return shown };
+    let cluster = &snapshot.cluster;
+    shown["system_id"] = json!(snapshot.system_id.to_string());
+    shown["server_information"] = json!({
+        "data_checksums": on_off(cluster.data_checksums != 0),
+        "summarize_wal": cluster.summarize_wal.map(on_off),
+    });
+    shown["cluster_size"] = json!(human::size(cluster.size));
+    shown["cluster_size_bytes"] = json!(cluster.size);
+    shown["postgresql_version"] = json!(cluster.version);
+    shown["pgdata_directory"] = json!(cluster.data_directory);
+    shown["tablespaces"] = json!(backup_info::tablespaces(snapshot));
+    shown["base_backup_information"] = base_backup(backup, snapshot);
+    shown["wal_information"] = wal(catalog, backup, snapshot);
+    let (previous, next) = catalog.neighbours(&backup.id);
+    let id = |backup: Option<&Backup>| backup.map_or_else(|| "-".to_owned(), |b| b.id.clone());
+    shown["catalog_information"] = json!({
+        "retention_policy": backup_info::retention_status(backup),
+        "previous_backup": id(previous),
+        "next_backup": id(next),
+    });
+    shown["repository_information"] = repository(snapshot);
+    shown
+}
+
+fn base_backup(backup: &Backup, snapshot: &Snapshot) -> Value {
+    let statistics = &snapshot.statistics;
+    let range = WalRange::of(snapshot);
+    let needed = backup.needed.stored_bytes;
+    let with_wals = statistics.bytes + needed;
+    let saved = statistics.bytes.saturating_sub(statistics.stored_bytes);
+    let percent = 100.0 * saved as f64 / statistics.bytes.max(1) as f64;
+    let (begun, ended) = (time(snapshot.begun_at), time(snapshot.ended_at));
+    let copy_time = Duration::from_micros(statistics.copy_micros);
+    let throughput = statistics.bytes as f64 / copy_time.as_secs_f64().max(1e-6);
+    json!({
+        "backup_method": "postgres",
+        "encryption": "xchacha20-poly1305",
+        "compression": "zstd",
+        "backup_size": human::size(statistics.bytes),
+        "backup_size_bytes": statistics.bytes,
+        "backup_size_with_wals": human::size(with_wals),
+        "backup_size_with_wals_bytes": with_wals,
+        "wal_size": human::size(needed),
+        "wal_size_bytes": needed,
+        "resources_saved": human::size(saved),
+        "resources_saved_bytes": saved,
+        "resources_saved_percentage": format!("{percent:.2}%"),
+        "timeline": snapshot.wal.stop_timeline,
+        "begin_wal": range.begin.to_string(),
+        "end_wal": range.end.to_string(),
+        "wal_num": backup.needed.segments.len(),
+        "begin_time": human::time(begun),
+        "begin_time_timestamp": human::epoch(begun),
+        "end_time": human::time(ended),
+        "end_time_timestamp": human::epoch(ended),
+        "copy_time": human::duration(copy_time),
+        "copy_time_seconds": copy_time.as_secs_f64(),
+        "throughput": human::rate(statistics.bytes, copy_time),
+        "throughput_bytes": throughput,
+        "begin_offset": range.begin_offset,
+        "end_offset": range.end_offset,
+        "begin_lsn": Lsn(snapshot.wal.start_lsn).to_string(),
+        "end_lsn": Lsn(snapshot.wal.stop_lsn).to_string(),
+    })
+}
+
+fn wal(catalog: &Catalog, backup: &Backup, snapshot: &Snapshot) -> Value {
+    let following = &backup.following;
+    let mut shown = json!({
+        "no_of_files": following.segments,
+        "disk_usage": human::size(following.stored_bytes),
+        "disk_usage_bytes": following.stored_bytes,
+        "last_available": following.last.map(|segment| segment.to_string()),
+    });
+    if let Some((first, last)) = following.archived
+        && let Ok(span) = last.duration_since(first)
+        && !span.is_zero()
+    {
+        let per_second = following.segments as f64 / span.as_secs_f64();
+        shown["wal_rate"] = json!(format!("{:.2}/hour", per_second * 3600.0));
+        shown["wal_rate_per_second"] = json!(per_second);
+    }
+    let size = u64::from(snapshot.cluster.wal_segment_size) * following.segments;
+    if size > 0 {
+        let ratio = 1.0 - following.stored_bytes as f64 / size as f64;
+        shown["compression_ratio"] = json!(ratio);
+    }
+    let later: Vec<u32> = catalog
+        .wal
+        .get(&snapshot.system_id)
+        .map(|inventory| inventory.timelines())
+        .unwrap_or_default()
+        .into_iter()
+        .map(|timeline| timeline.0)
+        .filter(|timeline| *timeline > snapshot.wal.stop_timeline)
+        .collect();
+    if !later.is_empty() {
+        shown["timelines"] = json!(later);
+        shown["_WARNING"] =
+            json!("WAL information is inaccurate because there are several timelines");
+    }
+    if !backup.needed.gaps.is_empty() {
+        let missing: Vec<String> = backup.needed.gaps.iter().map(ToString::to_string).collect();
+        shown["missing"] = json!(missing.join(", "));
+    }
+    shown
+}
+
+/// What Barman has no words for.
+fn repository(snapshot: &Snapshot) -> Value {
+    let statistics = &snapshot.statistics;
+    let bad: Vec<Value> = snapshot
+        .bad_pages
+        .first
+        .iter()
+        .map(|page| json!({ "path": page.path, "block": page.block }))
+        .collect();
+    json!({
+        "sequence": snapshot.sequence,
+        "files": statistics.files,
+        "zero_bytes": statistics.zero_bytes,
+        "new_bytes": statistics.new_bytes,
+        "stored_bytes": statistics.stored_bytes,
+        "new_chunks": statistics.new_chunks,
+        "deduplicated": format!("{:.1} %", backup_info::deduplicated_percent(snapshot)),
+        "trusted": snapshot.trusted,
+        "parent": snapshot.parent,
+        "host": snapshot.host,
+        "program": snapshot.program,
+        "bad_pages": snapshot.bad_pages.count,
+        "first_bad_pages": bad,
+    })
+}
+
+/// A part of what the console shows: its title, its object in the JSON, and labels of keys.
+type Section = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+/// The lines above the first section.
+const HEAD: Section = (
+    "",
+    "",
+    &[
+        ("Backup Name", "backup_name"),
+        ("System Id", "system_id"),
+        ("Status", "status"),
+        ("PostgreSQL Version", "postgresql_version"),
+        ("PGDATA directory", "pgdata_directory"),
+        ("Estimated Cluster Size", "cluster_size"),
+        ("Error", "error"),
+    ],
+);
+
+const SECTIONS: &[Section] = &[
+    (
+        "Server information",
+        "server_information",
+        &[("Checksums", "data_checksums"), ("WAL summarizer", "summarize_wal")],
+    ),
+    (
+        "Base backup information",
+        "base_backup_information",
+        &[
+            ("Backup Method", "backup_method"),
+            ("Backup Size", "backup_size"),
+            ("Backup Size with WALs", "backup_size_with_wals"),
+            ("WAL Size", "wal_size"),
+            ("Resources saved", "resources_saved_percentage"),
+            ("Timeline", "timeline"),
+            ("Begin WAL", "begin_wal"),
+            ("End WAL", "end_wal"),
+            ("WAL number", "wal_num"),
+            ("Begin time", "begin_time"),
+            ("End time", "end_time"),
+            ("Copy time", "copy_time"),
+            ("Estimated throughput", "throughput"),
+            ("Begin Offset", "begin_offset"),
+            ("End Offset", "end_offset"),
+            ("Begin LSN", "begin_lsn"),
+            ("End LSN", "end_lsn"),
+        ],
+    ),
+    (
+        "Repository information",
+        "repository_information",
+        &[
+            ("Sequence", "sequence"),
+            ("Files", "files"),
+            ("New content", "new_bytes"),
+            ("Stored", "stored_bytes"),
+            ("Deduplicated", "deduplicated"),
+            ("Complete read", "trusted"),
+            ("Bad pages", "bad_pages"),
+            ("Made by", "program"),
+            ("Made on", "host"),
+        ],
+    ),
+    (
+        "WAL information",
+        "wal_information",
+        &[
+            ("No of files", "no_of_files"),
+            ("Disk usage", "disk_usage"),
+            ("WAL rate", "wal_rate"),
+            ("Last available", "last_available"),
+            ("Missing", "missing"),
+            ("Reachable timelines", "timelines"),
+        ],
+    ),
+    (
+        "Catalog information",
+        "catalog_information",
+        &[
+            ("Retention Policy", "retention_policy"),
+            ("Previous Backup", "previous_backup"),
+            ("Next Backup", "next_backup"),
+        ],
+    ),
+];
+
+fn print(server: &str, shown: &Value, output: &Output) {
+    output.print(format!("Backup {}:", output::shown(&shown["backup_id"])));
+    output.print(format!("  {:<23}: {server}", "Server Name"));
+    lines(shown, HEAD.2, "  ", output);
+    for space in shown["tablespaces"].as_array().into_iter().flatten() {
+        let [name, oid, location] =
+            ["name", "oid", "location"].map(|key| output::shown(&space[key]));
+        output.print(format!("  {:<23}: {name} (oid {oid}) in {location}", "Tablespace"));
+    }
+    for (title, key, labels) in SECTIONS {
+        if shown[key].is_object() {
+            output.print(format!("\n  {title}:"));
+            lines(&shown[key], labels, "    ", output);
+        }
+    }
+    output.print("");
+}
+
+fn lines(shown: &Value, labels: &[(&str, &str)], indent: &str, output: &Output) {
+    let width = 25 - indent.len();
+    for (label, key) in labels {
+        let value = &shown[key];
+        if value.is_null() {
+            continue;
+        }
+        let value = match (*key, value.as_u64()) {
+            ("new_bytes" | "stored_bytes", Some(bytes)) => human::size(bytes),
+            _ => output::shown(value),
+        };
+        output.print(format!("{indent}{label:<width$}: {value}"));
+    }
 }
