@@ -1,7 +1,11 @@
 //! `barman verify-backup`.
 
-use super::{Session, not_built};
-use crate::error::Result;
+use super::open::Repositories;
+use super::{Session, human};
+use crate::catalog::Catalog;
+use crate::catalog::verify::verify;
+use crate::error::{Error, Kind, Result};
+use crate::repository::Access;
 
 /// Read a backup back and verify it.
 ///
@@ -20,6 +24,38 @@ const EXAMPLES: &str = "EXAMPLES:
   barman verify-backup main latest";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("verify-backup"))
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let output = &session.output;
+    let server = session.server(&args.server_name)?;
+    let repository = Repositories::new(output).of(server, Access::Read).await?;
+    let catalog = Catalog::load(&repository, &server.name).await?;
+    let backup = catalog.find(&args.backup_id)?;
+    let snapshot = backup.usable()?;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let bar = session.progress("verifying");
+    let verified = verify(&repository, backup, snapshot, threads, &bar.observer()).await;
+    bar.finish();
+    let verified = verified?;
+    for damage in &verified.damaged {
+        output.error(format!("{}: {}", damage.path, damage.reason));
+    }
+    for gap in &backup.needed.gaps {
+        output.warning(format!("{gap} is not archived yet: the backup needs it to be consistent"));
+    }
+    output.print(format!(
+        "Verified {} files ({}) and {} WAL files of backup {}",
+        verified.files,
+        human::size(verified.bytes),
+        verified.wal_files,
+        backup.id
+    ));
+    if !verified.damaged.is_empty() {
+        return Err(Error::new(
+            Kind::Damaged,
+            format!("backup {} is damaged in {} files", backup.id, verified.damaged.len()),
+        )
+        .hint("see which objects are damaged: barman repo check --read-data"));
+    }
+    output.info(format!("Backup {} of server {} is sound", backup.id, server.name));
+    Ok(())
 }
