@@ -163,7 +163,7 @@ proptest! {
         bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&payload);
         bytes.resize(bytes.len() + padding, 0);
-        prop_assert_eq!(BlobBody::decode(&bytes).is_ok(), (encoding == 2) == !bases.is_empty());
+        prop_assert_eq!(BlobBody::decode(&bytes).is_ok(), (encoding == 2) != bases.is_empty());
         for bytes in [mutate(&bytes, &mutations), bytes] {
             if let Ok(body) = BlobBody::decode(&bytes) {
                 prop_assert_eq!(body.encode().unwrap(), bytes);

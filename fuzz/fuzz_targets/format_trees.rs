@@ -1,0 +1,26 @@
+//! Directories and maps. First byte: 0 directory, 1 leaf of a map (after eight bytes that say how much
+//! it covers).
+#![no_main]
+
+use barman_fuzz::{canonical, pick};
+use libfuzzer_sys::fuzz_target;
+use repo_format::content::{decode_leaf, encode_leaf};
+use repo_format::tree::{Directory, Node};
+
+fuzz_target!(|data: &[u8]| {
+    let Some((parser, input)) = pick(data, 2) else { return };
+    if parser == 0 {
+        let Some(directory) = canonical(input, Directory::decode, Directory::encode) else {
+            return;
+        };
+        for entry in directory.entries {
+            assert!(!entry.name.contains(&b'/'));
+            if let Node::File(file) = entry.node {
+                assert_eq!(file.content.validate(), Ok(file.size));
+            }
+        }
+    } else if let Some((covers, input)) = input.split_first_chunk::<8>() {
+        let covers = u64::from_le_bytes(*covers);
+        canonical(input, |input| decode_leaf(input, covers), |runs| encode_leaf(runs));
+    }
+});
