@@ -1,7 +1,7 @@
 //! Describes a file while it is written: runs, gathered into leaves of a map when there are many.
 
 use repo_format::chunk::ChunkKind;
-use repo_format::content::{Content, MapLeaf, Run, encode_leaf};
+use repo_format::content::{Content, MapLeaf, Run, encode_leaf, push_run};
 
 use crate::repository::error::{Error, Result};
 use crate::repository::writer::Writer;
@@ -62,7 +62,10 @@ impl MapBuilder {
     pub fn finish(mut self, writer: &mut Writer) -> Result<Content> {
         if self.runs <= DIRECT_RUNS {
             self.waiting.push(self.current);
-            return Ok(Content::Runs(self.waiting.concat()));
+            // What was divided between two stretches is one run again.
+            let mut runs = vec![];
+            self.waiting.into_iter().flatten().for_each(|run| push_run(&mut runs, run));
+            return Ok(Content::Runs(runs));
         }
         if !self.current.is_empty() {
             self.waiting.push(std::mem::take(&mut self.current));
@@ -73,14 +76,9 @@ impl MapBuilder {
 
     fn append(&mut self, run: Run) {
         self.length += run.length();
-        if let (Some(Run::Zero { length }), Run::Zero { length: more }) =
-            (self.current.last_mut(), &run)
-        {
-            *length += more;
-            return;
-        }
-        self.current.push(run);
-        self.runs += 1;
+        let before = self.current.len();
+        push_run(&mut self.current, run);
+        self.runs += self.current.len() - before;
     }
 
     fn make_leaves(&mut self, writer: &mut Writer) -> Result<()> {
@@ -111,5 +109,66 @@ fn split(run: Run, room: u64) -> (Run, Option<Run>) {
             let head = Run::Chunk { id, offset, length: room };
             (head, Some(Run::Chunk { id, offset: offset + room, length: length - room }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use repo_format::config::{Chunking, Packing};
+    use repo_format::ids::ChunkId;
+    use repo_format::keys::Secret;
+    use repo_format::slot::Credential;
+
+    use super::*;
+    use crate::repository::Repository;
+    use crate::repository::slots::{NewSlot, PasswordCost};
+    use crate::repository::writer::WriterOptions;
+    use crate::storage::local::LocalStorage;
+
+    const STRETCH: u64 = 64 << 20;
+
+    fn describe(runs: &[Run]) -> Content {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let slot = NewSlot {
+            credential: Credential::KeyFile(Secret::random().unwrap()),
+            label: String::new(),
+            cost: PasswordCost::default(),
+        };
+        let storage = Arc::new(LocalStorage::new(directory.path().to_owned()));
+        let created = Repository::create(storage, &slot, Chunking::default(), Packing::default());
+        let repository = Arc::new(runtime.block_on(created).unwrap());
+        let options = WriterOptions { threads: 1, level: 1 };
+        let mut writer = Writer::new(repository, Arc::default(), options).unwrap();
+        let mut map = MapBuilder::new(STRETCH as u32);
+        runs.iter().for_each(|run| map.push(&mut writer, *run).unwrap());
+        let content = map.finish(&mut writer).unwrap();
+        writer.finish().unwrap();
+        let length: u64 = runs.iter().map(Run::length).sum();
+        assert_eq!(content.validate(), Ok(length), "it can be written down");
+        content
+    }
+
+    #[test]
+    fn runs_across_restarts_are_whole_in_a_short_list_and_divided_in_a_map() {
+        let chunk = |first: u8, length| {
+            let id = ChunkId::from_bytes([first; 32]);
+            Run::Chunk { id, offset: 0, length }
+        };
+        let short =
+            [chunk(1, 8192), Run::Zero { length: STRETCH - 8292 }, chunk(2, 200), chunk(3, 5)];
+        assert_eq!(describe(&short), Content::Runs(short.to_vec()));
+        let zeros: Vec<Run> = (0..4).map(|_| Run::Zero { length: STRETCH }).collect();
+        let joined = Content::Runs(vec![Run::Zero { length: 4 * STRETCH }]);
+        assert_eq!(describe(&zeros), joined);
+
+        let mut long: Vec<Run> = (0..100).map(|i| chunk(i, 8192)).collect();
+        long.push(Run::Zero { length: STRETCH });
+        let Content::Map(leaves) = describe(&long) else { panic!("a map") };
+        let covers: Vec<u64> = leaves.iter().map(|leaf| leaf.covers).collect();
+        assert_eq!(covers, [STRETCH, 100 * 8192]);
     }
 }

@@ -196,4 +196,50 @@ mod tests {
         // A short last leaf is stored, even of zeros.
         assert_eq!(cut(ring.naming(), &[0; LEAF + 1]).len(), 2);
     }
+
+    #[test]
+    fn cuts_are_those_of_the_golden_vectors() {
+        let golden = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let secrets = golden(include_str!("../../repo-format/vectors/keys.json"));
+        let identity: repo_format::ids::Digest =
+            secrets["identity_secret"].as_str().unwrap().parse().unwrap();
+        let keys = NamingKeys::new(&repo_format::keys::Secret::from_bytes(*identity.as_bytes()));
+        let mut noise = vec![0; 400 * LEAF];
+        blake3::Hasher::new().update(b"page grid").finalize_xof().fill(&mut noise);
+        let vectors = golden(include_str!("../../repo-format/vectors/page-grid.json"));
+        for case in vectors["cases"].as_array().unwrap() {
+            let number = |name: &str| case[name].as_u64().unwrap();
+            let chunking = Chunking {
+                page_minimum: number("minimum") as u32,
+                page_average: number("average") as u32,
+                page_maximum: number("maximum") as u32,
+                page_restart: number("restart") as u32,
+                ..Chunking::default()
+            };
+            let (mut file, mut rest) = (vec![], noise.as_slice());
+            for stretch in case["stretches"].as_array().unwrap() {
+                let length = stretch["leaves"].as_u64().unwrap() as usize * LEAF;
+                if stretch["zero"].as_bool().unwrap() {
+                    file.resize(file.len() + length, 0);
+                } else {
+                    file.extend_from_slice(&rest[..length]);
+                    rest = &rest[length..];
+                }
+            }
+            file.extend_from_slice(&rest[..number("more_bytes") as usize]);
+            let mut runs = vec![];
+            let mut emit = |piece| {
+                runs.push(match piece {
+                    Piece::Zeros(length) => serde_json::json!(["zero", length]),
+                    Piece::Chunk { content, .. } => serde_json::json!(["chunk", content.len()]),
+                });
+            };
+            let mut cutter = PageCutter::new(&keys, &chunking);
+            for leaf in file.chunks(LEAF) {
+                cutter.leaf(&keys, leaf, &mut emit);
+            }
+            cutter.end(&mut emit);
+            assert_eq!(serde_json::Value::from(runs), case["runs"]);
+        }
+    }
 }

@@ -106,4 +106,32 @@ mod tests {
         let new = shifted.iter().filter(|chunk| !whole.contains(chunk)).count();
         assert!(new <= 2, "{new} of {} chunks are new", shifted.len());
     }
+
+    #[test]
+    fn cuts_are_those_of_the_golden_vectors() {
+        let text = include_str!("../../repo-format/vectors/fastcdc.json");
+        let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
+        let ring = KeyRing::new(&MasterSecrets::random().unwrap()).unwrap();
+        for case in vectors["cases"].as_array().unwrap() {
+            let number = |name: &str| case[name].as_u64().unwrap();
+            let seed = case["gear_seed"].as_str().unwrap().strip_prefix("0x").unwrap();
+            let mut keys = ring.naming().clone();
+            keys.gear_seed = u64::from_str_radix(seed, 16).unwrap();
+            let chunking = Chunking {
+                stream_minimum: number("minimum") as u32,
+                stream_average: number("average") as u32,
+                stream_maximum: number("maximum") as u32,
+                ..Chunking::default()
+            };
+            let mut file = vec![0; number("content_length") as usize];
+            blake3::Hasher::new().update(b"fastcdc").finalize_xof().fill(&mut file);
+            let mut lengths = vec![];
+            let mut cutter = StreamCutter::new(&keys, &chunking);
+            for bytes in file.chunks(1021) {
+                cutter.bytes(bytes, |chunk| lengths.push(chunk.len() as u64));
+            }
+            cutter.end(|chunk| lengths.push(chunk.len() as u64));
+            assert_eq!(serde_json::Value::from(lengths), case["chunk_lengths"]);
+        }
+    }
 }
