@@ -102,8 +102,7 @@ async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Ar
         level: 3,
     };
     let begun = Instant::now();
-    let snapshot =
-        barman::backup::back_up(&repository, &request, &unobserved()).await.unwrap();
+    let snapshot = barman::backup::back_up(&repository, &request, &unobserved()).await.unwrap();
     let elapsed = begun.elapsed();
     // The restore needs the WAL of the backup.
     let wal = cluster.data().join("pg_wal");

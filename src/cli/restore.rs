@@ -215,7 +215,8 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let server = session.server(&args.server_name)?.clone();
     let begun = Timestamp::now();
     let target = args.target()?;
-    let repository = open::repository(session, Some(&server.name), Access::Read).await?;
+    let warn = |text: String| session.output.warning(text);
+    let repository = open::repository(&server.repository, Access::Read, warn).await?;
     let catalog = Catalog::load(&repository, &server.name).await?;
     let backup = match args.backup_id.as_str() {
         "auto" => catalog.find_for(&target.reach()?)?,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::chunk::DigestBuilder;
 use repo_format::content::{Content, MapLeaf, Run};
 use repo_format::ids::LeafHash;
@@ -23,6 +23,12 @@ use super::owner::Owner;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::repository::reader::{Reader, run_bytes};
+
+/// So many files are synced at once.
+const SYNCERS: usize = 4;
+
+/// So many finished files wait for that, open.
+const SYNCING_FILES: usize = 64;
 
 /// What is to be written, in the order in which it is.
 #[derive(Debug, Default)]
@@ -83,16 +89,28 @@ pub fn write(
     let failed = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (parts, waiting) = bounded::<Part>(threads * 2);
+        // Disks sync while processors decode.
+        let (finished, unsynced) = bounded::<Arc<OpenFile>>(SYNCING_FILES);
+        let syncers: Vec<_> = (0..SYNCERS)
+            .map(|_| {
+                let (unsynced, failed) = (unsynced.clone(), &failed);
+                scope.spawn(move || {
+                    sync(&unsynced).inspect_err(|_| failed.store(true, Ordering::Relaxed))
+                })
+            })
+            .collect();
+        drop(unsynced);
         let workers: Vec<_> = (0..threads.max(1))
             .map(|_| {
                 let (waiting, written, failed) = (waiting.clone(), &written, &failed);
+                let finished = finished.clone();
                 scope.spawn(move || {
-                    work(reader, &waiting, owner, written, progress)
+                    work(reader, &waiting, &finished, owner, written, progress)
                         .inspect_err(|_| failed.store(true, Ordering::Relaxed))
                 })
             })
             .collect();
-        drop(waiting);
+        drop((waiting, finished));
         let mut result = Ok(());
         'files: for planned in &plan.files {
             match Part::of_file(planned) {
@@ -110,7 +128,7 @@ pub fn write(
             }
         }
         drop(parts);
-        for worker in workers {
+        for worker in workers.into_iter().chain(syncers) {
             let ended = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             result = result.and(ended);
         }
@@ -228,6 +246,7 @@ impl Part {
 fn work(
     reader: &Reader,
     parts: &Receiver<Part>,
+    finished: &Sender<Arc<OpenFile>>,
     owner: Option<Owner>,
     written: &Mutex<Vec<WrittenFile>>,
     progress: &Progress,
@@ -244,9 +263,20 @@ fn work(
         if part.file.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let file = finish_file(keys, &part.file, owner)?;
             written.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(file);
+            if finished.send(part.file).is_err() {
+                // Syncing failed, and says so itself.
+                break;
+            }
         }
     }
     Ok(())
+}
+
+/// Makes finished files durable.
+fn sync(files: &Receiver<Arc<OpenFile>>) -> Result<()> {
+    files
+        .iter()
+        .try_for_each(|open| open.file.sync_all().map_err(|e| cannot_write(&open.planned.path, e)))
 }
 
 fn write_part(
@@ -279,7 +309,7 @@ fn write_part(
     Ok(hasher.finish(offset - part.offset))
 }
 
-/// Verifies a file whose parts are all written, and makes it durable.
+/// Verifies a file whose parts are all written, and gives it its time and owner.
 fn finish_file(keys: &NamingKeys, open: &OpenFile, owner: Option<Owner>) -> Result<WrittenFile> {
     let PlannedFile { name, path, file } = &open.planned;
     let mut digest = DigestBuilder::new(keys);
@@ -301,10 +331,7 @@ fn finish_file(keys: &NamingKeys, open: &OpenFile, owner: Option<Owner>) -> Resu
         if let Ok(mtime) = u64::try_from(file.mtime) {
             open.file.set_modified(UNIX_EPOCH + Duration::from_secs(mtime))?;
         }
-        if let Some(owner) = owner {
-            owner.give(path)?;
-        }
-        open.file.sync_all()
+        owner.map_or(Ok(()), |owner| owner.give(path))
     };
     finish().map_err(|e| cannot_write(path, e))?;
     Ok(WrittenFile { name: name.clone(), size: length, mtime: file.mtime, crc })
