@@ -263,10 +263,10 @@ fn work(
         if part.file.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let file = finish_file(keys, &part.file, owner)?;
             written.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(file);
-            if finished.send(part.file).is_err() {
-                // Syncing failed, and says so itself.
-                break;
-            }
+        }
+        if finished.send(part.file).is_err() {
+            // Syncing failed, and says so itself.
+            break;
         }
     }
     Ok(())
