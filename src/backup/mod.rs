@@ -127,7 +127,7 @@ impl Attempt<'_> {
         }
         let index = Arc::new(Index::load(self.repository).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
-        let writer = Writer::new(self.repository.clone(), index.clone(), options)?;
+        let writer = Writer::new(self.repository.clone(), index, options)?;
         let started = std::time::Instant::now();
         let streamed =
             stream::stream(self.request, &facts, replication, writer, self.progress).await?;
@@ -202,7 +202,7 @@ impl Attempt<'_> {
             },
             signature: None,
         };
-        commit(self.repository, self.session, index.ids(), &snapshot).await?;
+        commit(self.repository, self.session, &snapshot).await?;
         Ok(snapshot)
     }
 }

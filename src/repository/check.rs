@@ -1,21 +1,18 @@
 //! Proves that a repository is sound, and says exactly what is not.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use repo_format::chunk::ChunkKind;
 use repo_format::codec::DecodeError;
-use repo_format::content::{Content, Run};
-use repo_format::ids::{ChunkId, PackId};
-use repo_format::index::ShortId;
+use repo_format::ids::PackId;
 use repo_format::names::ObjectName;
 use repo_format::pack::{self, PackEntry};
 use repo_format::snapshot::Snapshot;
-use repo_format::tree::{DirectoryRef, Node};
 
 use super::error::{Error, Result};
 use super::index::Index;
 use super::reader::Reader;
+use super::references::References;
 use super::{Repository, notes, snapshots, wal};
 use crate::progress::Progress;
 
@@ -86,12 +83,6 @@ pub async fn check(
     Ok(report)
 }
 
-/// Resolves everything that one snapshot refers to.
-pub fn verify_references(reader: &Reader, index: &Index, snapshot: &Snapshot) -> Result<()> {
-    let mut walk = Walk { reader, index, seen: HashSet::new(), packs: BTreeSet::new() };
-    walk.directory(&snapshot.root)
-}
-
 impl Report {
     fn problem(&mut self, object: impl Into<String>, detail: impl Into<String>) {
         self.problems.push(Problem {
@@ -99,61 +90,6 @@ impl Report {
             detail: detail.into(),
             backups: vec![],
         });
-    }
-}
-
-/// Follows the references of a snapshot, each stretch once.
-struct Walk<'a> {
-    reader: &'a Reader,
-    index: &'a Index,
-    seen: HashSet<ShortId>,
-    packs: BTreeSet<PackId>,
-}
-
-impl Walk<'_> {
-    fn directory(&mut self, directory: &DirectoryRef) -> Result<()> {
-        self.content(&directory.content, ChunkKind::Tree)?;
-        for entry in self.reader.directory(directory)?.entries {
-            match entry.node {
-                Node::Directory { entries, .. } => self.directory(&entries)?,
-                Node::File(file) => self.content(&file.content, ChunkKind::Data)?,
-                Node::Symlink { .. } => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn content(&mut self, content: &Content, kind: ChunkKind) -> Result<()> {
-        match content {
-            Content::Runs(runs) => self.runs(runs, kind),
-            Content::Map(leaves) => leaves.iter().try_for_each(|leaf| {
-                if !self.seen.insert(leaf.chunk.short()) {
-                    return Ok(());
-                }
-                self.chunk(&leaf.chunk, ChunkKind::Map, 0)?;
-                self.runs(&self.reader.leaf(&leaf.chunk, leaf.covers)?, kind)
-            }),
-        }
-    }
-
-    fn runs(&mut self, runs: &[Run], kind: ChunkKind) -> Result<()> {
-        runs.iter().try_for_each(|run| match run {
-            Run::Zero { .. } => Ok(()),
-            Run::Chunk { id, offset, length } => self.chunk(id, kind, offset + length),
-        })
-    }
-
-    /// A chunk must be in the index, of its kind, and reach as far as it is used.
-    fn chunk(&mut self, id: &ChunkId, kind: ChunkKind, end: u32) -> Result<()> {
-        let found = self.index.find(id);
-        let usable = found.iter().find(|place| place.blob.kind == kind && place.length >= end);
-        let place = usable.ok_or(Error::MissingChunk(*id))?;
-        self.packs.insert(place.blob.pack);
-        for base in self.index.bases(id) {
-            let plain = self.index.find_base(&base).ok_or(Error::MissingChunk(*id))?;
-            self.packs.insert(plain.blob.pack);
-        }
-        Ok(())
     }
 }
 
@@ -181,13 +117,8 @@ async fn check_snapshots(
         let reader = Reader::new(repository.clone(), index.clone());
         let index = index.clone();
         let (result, packs) = blocking(move || {
-            let mut walk = Walk {
-                reader: &reader,
-                index: &index,
-                seen: HashSet::new(),
-                packs: BTreeSet::new(),
-            };
-            (walk.directory(&snapshot.root), walk.packs)
+            let mut walk = References::new(&reader, &index, None);
+            (walk.follow(&snapshot), walk.packs)
         })
         .await;
         match result {

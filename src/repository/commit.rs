@@ -8,49 +8,96 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use repo_format::chunk::ChunkKind;
-use repo_format::ids::IndexId;
-use repo_format::maintenance::Maintenance;
+use repo_format::ids::PackId;
+use repo_format::maintenance::{Maintenance, Phase};
 use repo_format::names::ObjectName;
 use repo_format::record::{Record, SealError};
 use repo_format::snapshot::Snapshot;
 
 use super::Repository;
-use super::check::verify_references;
 use super::error::{Error, Result};
-use super::index::{self, Index};
+use super::index::Index;
+use super::reader::Reader;
+use super::references::References;
 use super::sessions::{OwnSession, SILENCE};
 use super::snapshots;
 use super::writer::{Writer, WriterOptions};
 
-/// Puts `snapshot`, all of whose chunks are stored, and makes sure that it is whole.
+/// Puts `snapshot`, all of whose chunks are stored, and makes sure that it is whole. When this
+/// returns, the backup is done.
 ///
-/// `used` are the index runs that told what the repository had. When this returns, the backup is done.
+/// # Errors
+/// If something that the snapshot refers to was, or is about to be, deleted. The snapshot is taken back
+/// then: what is missing could only be read again from the server, by a new backup.
 pub async fn commit(
     repository: &Arc<Repository>,
     session: &OwnSession,
-    used: BTreeSet<IndexId>,
     snapshot: &Snapshot,
 ) -> Result<()> {
     store_copy(repository, snapshot).await?;
     snapshots::put(repository, snapshot).await?;
-    let listed: BTreeSet<IndexId> =
-        index::list(repository.storage().as_ref()).await?.into_iter().collect();
-    let undisturbed = used.is_subset(&listed)
-        && session.is_known().await?
-        && !maintenance_is_under_way(repository).await?;
-    if undisturbed {
-        return Ok(());
-    }
-    let verified = verify(repository, snapshot).await;
-    if verified.is_err() {
+    let verified = verify(repository, session, snapshot).await;
+    if matches!(verified, Err(Error::MissingChunk(_) | Error::Fenced { .. })) {
         // It was never reported done: whoever lists backups must not take it for one.
         repository.storage().delete(&snapshot.object_name().to_string()).await?;
-        if !session.is_known().await? {
-            let silence = format!("{} s", SILENCE.as_secs());
-            return Err(Error::Fenced { silence });
-        }
     }
     verified
+}
+
+/// Resolves everything that the snapshot refers to in what the store has now, in the order of
+/// `SPEC.md` 15.5: first what a pruner announces, then our own session, then index and packs.
+async fn verify(
+    repository: &Arc<Repository>,
+    session: &OwnSession,
+    snapshot: &Snapshot,
+) -> Result<()> {
+    let doomed = doomed_packs(repository).await?;
+    let fenced = !session.is_known().await?;
+    let index = Arc::new(Index::load(repository).await?);
+    let available: BTreeSet<PackId> = repository
+        .storage()
+        .list("packs/")
+        .await?
+        .iter()
+        .filter_map(|object| match ObjectName::parse(&object.name)? {
+            ObjectName::Pack(id) => Some(id),
+            _ => None,
+        })
+        .filter(|id| !doomed.contains(id))
+        .collect();
+    let reader = Reader::new(repository.clone(), index.clone());
+    let snapshot = snapshot.clone();
+    let followed = tokio::task::spawn_blocking(move || {
+        References::new(&reader, &index, Some(&available)).follow(&snapshot)
+    });
+    let followed =
+        followed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    match followed {
+        Err(Error::MissingChunk(_)) if fenced => {
+            Err(Error::Fenced { silence: format!("{} s", SILENCE.as_secs()) })
+        }
+        followed => followed,
+    }
+}
+
+/// The packs that a pruner has announced it will delete.
+async fn doomed_packs(repository: &Repository) -> Result<BTreeSet<PackId>> {
+    let mut doomed = BTreeSet::new();
+    for object in repository.storage().list("maintenance/").await? {
+        let Some(name @ ObjectName::Maintenance(_)) = ObjectName::parse(&object.name) else {
+            continue;
+        };
+        let record = match repository.storage().get(&object.name).await {
+            Err(error) if error.is_not_found() => continue,
+            record => record?,
+        };
+        let record = Maintenance::open(repository.keys(), &name, &record)
+            .map_err(|e| Error::damaged(object.name, e))?;
+        if record.phase != Phase::Done {
+            doomed.extend(record.packs);
+        }
+    }
+    Ok(doomed)
 }
 
 /// Stores the snapshot's record as a chunk as well, from which a lost snapshot can be recovered.
@@ -65,29 +112,4 @@ async fn store_copy(repository: &Arc<Repository>, snapshot: &Snapshot) -> Result
     });
     stored.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     Ok(())
-}
-
-async fn maintenance_is_under_way(repository: &Repository) -> Result<bool> {
-    for object in repository.storage().list("maintenance/").await? {
-        if let Some(ObjectName::Maintenance(epoch)) = ObjectName::parse(&object.name) {
-            let record = match repository.storage().get(&object.name).await {
-                Err(error) if error.is_not_found() => continue,
-                record => record?,
-            };
-            Maintenance::open(repository.keys(), &ObjectName::Maintenance(epoch), &record)
-                .map_err(|e| Error::damaged(object.name, e))?;
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Resolves everything that the snapshot refers to in the store's newest index.
-async fn verify(repository: &Arc<Repository>, snapshot: &Snapshot) -> Result<()> {
-    let index = Arc::new(Index::load(repository).await?);
-    let (repository, snapshot) = (repository.clone(), snapshot.clone());
-    let reader = super::reader::Reader::new(repository, index.clone());
-    tokio::task::spawn_blocking(move || verify_references(&reader, &index, &snapshot))
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -54,6 +54,12 @@ pub enum Error {
         /// The features that are not known.
         features: Vec<String>,
     },
+    /// The place is a mirror, and only a copy of its primary may change it.
+    #[error("the repository in {location} is a mirror")]
+    Mirror {
+        /// The place.
+        location: String,
+    },
     /// An object is not what it must be.
     #[error("{object} is damaged")]
     Damaged {
@@ -144,6 +150,7 @@ impl From<Error> for crate::error::Error {
                 Kind::Key,
                 Some("check repository_key_file, or the password; barman repo key list"),
             ),
+            Error::Mirror { .. } => (Kind::Refused, Some("write to its primary")),
             Error::Damaged { error: DecodeError::Version { .. }, .. } | Error::Features { .. } => {
                 (Kind::Refused, Some("a newer barman wrote this repository: install that version"))
             }

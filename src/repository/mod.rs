@@ -14,6 +14,7 @@ pub mod key_file;
 pub mod notes;
 pub mod packer;
 pub mod reader;
+pub mod references;
 pub mod sessions;
 pub mod slots;
 pub mod snapshots;
@@ -27,6 +28,7 @@ use repo_format::config::{Chunking, Config, Features, Packing};
 use repo_format::ids::SlotId;
 use repo_format::keys::{KeyRing, MasterSecrets};
 use repo_format::names::ObjectName;
+use repo_format::role::PlaceRole;
 use repo_format::slot::{Credential, Rights, SlotSecrets};
 
 pub use error::{Error, Result};
@@ -117,6 +119,9 @@ impl Repository {
         }
         let repository = Repository { storage, keys, secrets: opened.secrets, config, slot };
         repository.require(access)?;
+        if access == Access::Write {
+            repository.refuse_mirror().await?;
+        }
         Ok(repository)
     }
 
@@ -157,6 +162,20 @@ impl Repository {
             config_number: self.config.number,
         };
         slots::put(self.storage.as_ref(), slot, &secrets).await
+    }
+
+    /// Refuses to write into a mirror: only a copy of its primary may do that. A place that does not
+    /// say what it is is a primary.
+    async fn refuse_mirror(&self) -> Result<()> {
+        let name = ObjectName::Role.to_string();
+        let role = match self.storage.get(&name).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            role => role?,
+        };
+        match PlaceRole::decode(&role).map_err(|e| Error::damaged(name, e))? {
+            PlaceRole::Primary => Ok(()),
+            PlaceRole::Mirror => Err(Error::Mirror { location: self.location() }),
+        }
     }
 
     /// Refuses what needs features that this program does not know.
