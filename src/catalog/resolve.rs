@@ -73,7 +73,7 @@ impl Catalog {
     pub fn check_new_name(&self, name: &str) -> Result<()> {
         let refuse = |reason: &str| {
             Err(Error::new(
-                Kind::Usage,
+                Kind::Refused,
                 format!("{name:?} cannot be the name of a backup: {reason}"),
             ))
         };

@@ -143,7 +143,7 @@ fn read_files(
 
 fn digest(reader: &Reader, file: &File, progress: &Progress) -> repository::Result<Digest> {
     /// A stretch of zeros is hashed in pieces of this size.
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let mut hasher = FileHasher::new(reader.repository().keys().naming());
     for run in reader.runs(&file.content)? {
         match run {

@@ -1,7 +1,26 @@
 //! `barman backup`.
 
-use super::{Session, not_built};
-use crate::error::Result;
+use std::sync::Arc;
+use std::time::Duration;
+
+use repo_format::note::Fact;
+use repo_format::snapshot::Snapshot;
+
+use super::backup_info::{self, WalRange};
+use super::checks::{self, Check};
+use super::open::Repositories;
+use super::output::Output;
+use super::progress::Bar;
+use super::{Session, check, human, remote};
+use crate::backup::wait::wait_for_wal;
+use crate::backup::{self, Request};
+use crate::catalog::{Catalog, Status};
+use crate::config::values::Rate;
+use crate::config::{Server, Source};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::sql::SqlConnection;
+use crate::repository::{Access, Repository, notes, now_micros};
 
 /// Take a base backup of one or more servers.
 ///
@@ -93,6 +112,214 @@ const EXAMPLES: &str = "EXAMPLES:
   barman backup all --immediate-checkpoint --bwlimit 50000";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("backup"))
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let output = &session.output;
+    let mut repositories = Repositories::new(output);
+    for server in session.servers(&args.server_name) {
+        let made = back_up(&args, server, &mut repositories, session).await;
+        if let Err(error) = made {
+            output.failure(&error.context(format!("backup of server {}", server.name)));
+        }
+    }
+    Ok(())
+}
+
+async fn back_up(
+    args: &Args,
+    server: &Server,
+    repositories: &mut Repositories<'_>,
+    session: &Session,
+) -> Result<()> {
+    let output = &session.output;
+    server.ready_for_backup()?;
+    let timeout = check::timeout(args.check_timeout, server);
+    let report = checks::run(server, repositories, timeout).await;
+    let blockers: Vec<String> = report.blockers().map(said).collect();
+    if !blockers.is_empty() {
+        return Err(Error::new(Kind::Refused, blockers.join("; "))
+            .hint(format!("see all checks: barman check {}", server.name)));
+    }
+    let repository = repositories.of(server, Access::Write).await?;
+    let request = request(args, server)?;
+    output.info(format!(
+        "Starting backup of server {} into {}",
+        server.name,
+        repository.location()
+    ));
+    let bar = session.progress("starting");
+    let made = make(args, server, &repository, &request, &bar, output).await;
+    bar.finish();
+    let snapshot = made?;
+    restore_point(&request, &snapshot).await;
+    tell(&snapshot, output);
+    let waited = if args.wait { wait(args, &repository, &snapshot, session).await } else { Ok(()) };
+    let catalog = Catalog::load(&repository, &server.name).await?;
+    let backup = catalog.find(&snapshot.backup_id)?;
+    for (key, value) in backup_info::fields(&server.name, backup) {
+        output.result(key, value);
+    }
+    output.print(format!(
+        "Backup {} of server {}: {}",
+        backup.id,
+        server.name,
+        backup.status().name()
+    ));
+    if !args.wait && backup.status() == Status::WaitingForWals {
+        output.print(format!("It is complete when {} is archived", WalRange::of(&snapshot).end));
+    }
+    waited
+}
+
+fn said(check: &Check) -> String {
+    let hint = if check.hint.is_empty() { String::new() } else { format!(" ({})", check.hint) };
+    format!("the check '{}' failed{hint}", check.name)
+}
+
+fn request(args: &Args, server: &Server) -> Result<Request> {
+    let is_set = |option: &str| {
+        server.effective.get(option).is_some_and(|effective| effective.source != Source::Default)
+    };
+    let jobs = args.jobs.or_else(|| is_set("parallel_jobs").then_some(server.parallel_jobs));
+    let threads = match jobs {
+        Some(jobs) => usize::try_from(jobs).unwrap_or(1),
+        None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    };
+    let rate = match args.bwlimit {
+        Some(limit) => Rate::from_kilobytes(limit),
+        None => server.bandwidth_limit,
+    };
+    let fast = match (args.immediate_checkpoint, args.no_immediate_checkpoint) {
+        (true, _) => true,
+        (_, true) => false,
+        _ => server.immediate_checkpoint,
+    };
+    Ok(Request {
+        server: server.name.clone(),
+        sql: remote::sql_conninfo(server)?,
+        replication: remote::streaming_conninfo(server)?,
+        name: args.name.clone(),
+        fast_checkpoint: fast,
+        max_rate: rate.map(|rate| rate.kilobytes_per_second),
+        threads,
+        level: server.repository.compression_level,
+    })
+}
+
+/// Makes the backup, and tries again when the server or the way to it failed.
+async fn make(
+    args: &Args,
+    server: &Server,
+    repository: &Arc<Repository>,
+    request: &Request,
+    bar: &Bar,
+    output: &Output,
+) -> Result<Snapshot> {
+    let mut retries = match (args.no_retry, args.retry_times) {
+        (true, _) => 0,
+        (false, times) => times.unwrap_or(server.basebackup_retry_times),
+    };
+    let sleep = args
+        .retry_sleep
+        .map_or(server.basebackup_retry_sleep, |seconds| Duration::from_secs(seconds.into()));
+    loop {
+        let begun_at = now_micros();
+        match Box::pin(backup::back_up(repository, request, &bar.observer())).await {
+            Err(error) if retries > 0 && error.kind() == Kind::Postgres => {
+                retries -= 1;
+                output.warning(format!("{error}; trying again in {}", human::duration(sleep)));
+                forget_failed(repository, &server.name, begun_at).await?;
+                bar.phase("waiting to try again");
+                tokio::time::sleep(sleep).await;
+            }
+            made => return made,
+        }
+    }
+}
+
+/// Takes an attempt that is made again out of the catalogue: only the last one tells how it went.
+async fn forget_failed(repository: &Repository, server: &str, begun_at: i64) -> Result<()> {
+    for (id, known) in notes::of_server(repository, server).await? {
+        if known.failure.is_some_and(|failure| failure.begun_at >= begun_at) {
+            let fact = Fact::Deleted { reason: "the backup was tried again".to_owned() };
+            notes::add(repository, server, &id, fact).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Marks the end of the backup in the WAL, under Barman's name, for restores to just this moment.
+async fn restore_point(request: &Request, snapshot: &Snapshot) {
+    if snapshot.cluster.from_standby {
+        return;
+    }
+    let mark = async {
+        let sql = Box::pin(SqlConnection::connect(&request.sql)).await?;
+        sql.create_restore_point(&format!("barman_{}", snapshot.backup_id)).await
+    };
+    if let Err(error) = mark.await {
+        tracing::warn!("no restore point was made for backup {}: {error}", snapshot.backup_id);
+    }
+}
+
+fn tell(snapshot: &Snapshot, output: &Output) {
+    let (statistics, range) = (&snapshot.statistics, WalRange::of(snapshot));
+    let lsn = |lsn: u64| Lsn(lsn).to_string();
+    output.print(format!(
+        "Backup start at LSN: {} ({}, {:08X})",
+        lsn(snapshot.wal.start_lsn),
+        range.begin,
+        range.begin_offset
+    ));
+    output.print(format!(
+        "Backup end at LSN: {} ({}, {:08X})",
+        lsn(snapshot.wal.stop_lsn),
+        range.end,
+        range.end_offset
+    ));
+    output.print(format!(
+        "Backup size: {} in {} files; new: {}, stored: {} ({:.1} % deduplicated)",
+        human::size(statistics.bytes),
+        statistics.files,
+        human::size(statistics.new_bytes),
+        human::size(statistics.stored_bytes),
+        backup_info::deduplicated_percent(snapshot)
+    ));
+    let taken = Duration::from_micros(
+        u64::try_from(snapshot.ended_at - snapshot.begun_at).unwrap_or_default(),
+    );
+    output.print(format!(
+        "Backup copied (start time: {}, elapsed time: {})",
+        human::time_with_offset(backup_info::time(snapshot.begun_at)),
+        human::duration(taken)
+    ));
+    if snapshot.bad_pages.count > 0 {
+        let first = snapshot.bad_pages.first.iter().take(5);
+        let named: Vec<String> =
+            first.map(|page| format!("{} block {}", page.path, page.block)).collect();
+        output.warning(format!(
+            "{} pages have wrong checksums on the server: {}. They are backed up as they are; see \
+             barman show-backup {} {}, and examine the server's storage",
+            snapshot.bad_pages.count,
+            named.join(", "),
+            snapshot.server,
+            snapshot.backup_id
+        ));
+    }
+}
+
+async fn wait(
+    args: &Args,
+    repository: &Repository,
+    snapshot: &Snapshot,
+    session: &Session,
+) -> Result<()> {
+    let end = WalRange::of(snapshot).end;
+    session
+        .output
+        .info(format!("Waiting for the WAL file {end} from server '{}'", snapshot.server));
+    let timeout = args.wait_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+    let bar = session.progress("waiting for WAL");
+    let waited = wait_for_wal(repository, snapshot, timeout).await;
+    bar.finish();
+    waited
 }

@@ -10,11 +10,13 @@ mod not_yet;
 mod session;
 
 pub mod backup_info;
+pub mod checks;
 pub mod human;
 pub mod names;
 pub mod open;
 pub mod output;
 pub mod progress;
+pub mod remote;
 pub mod table;
 
 pub mod backup;

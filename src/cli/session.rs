@@ -43,6 +43,11 @@ impl Session {
         servers
     }
 
+    /// Whether any of `names` is unknown.
+    pub fn servers_unknown(&self, names: &[String]) -> bool {
+        names::many(&self.config, names).iter().any(Result::is_err)
+    }
+
     /// The repository of a server, or the global one.
     pub fn repository(&self, server: Option<&str>) -> Result<&RepositorySettings> {
         Ok(match server {

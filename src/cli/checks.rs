@@ -1,0 +1,361 @@
+//! The checks of a server: what a backup and WAL archiving need, under Barman's names.
+
+use std::time::{Duration, SystemTime};
+
+use repo_format::names::{ObjectName, escape};
+
+use super::human;
+use super::open::Repositories;
+use super::remote::{self, Remote};
+use crate::catalog::{Catalog, Status};
+use crate::config::Server;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::sql::SqlConnection;
+use crate::repository::{self, Access, Repository};
+
+/// How long the first WAL file of a server may take to arrive.
+const FIRST_WAL: Duration = Duration::from_secs(10);
+
+/// One line of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Barman's name for it.
+    pub name: &'static str,
+    /// What was found, or what to do; may be empty.
+    pub hint: String,
+    /// Whether all is well.
+    pub passed: bool,
+    /// Whether there can be no backup when it is not.
+    pub blocks: bool,
+}
+
+/// All checks of a server.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The lines, in order.
+    pub checks: Vec<Check>,
+    /// The size of the last backup, in bytes.
+    pub backup_bytes: u64,
+    /// What all WAL takes in the archive, in bytes.
+    pub wal_bytes: u64,
+}
+
+impl Report {
+    /// Whether everything passed.
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.passed)
+    }
+
+    /// What keeps the server from being backed up.
+    pub fn blockers(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| !check.passed && check.blocks)
+    }
+
+    fn add(&mut self, name: &'static str, blocks: bool, passed: bool, hint: impl Into<String>) {
+        self.checks.push(Check { name, hint: hint.into(), passed, blocks });
+    }
+
+    /// A line that a backup depends on.
+    fn must(&mut self, name: &'static str, passed: bool, hint: impl Into<String>) {
+        self.add(name, true, passed, hint);
+    }
+
+    /// A line that only tells of trouble.
+    fn should(&mut self, name: &'static str, passed: bool, hint: impl Into<String>) {
+        self.add(name, false, passed, hint);
+    }
+
+    /// The result of something that a backup depends on.
+    fn outcome<T>(&mut self, name: &'static str, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.must(name, true, "");
+                Some(value)
+            }
+            Err(error) => {
+                self.must(name, false, text(&error));
+                None
+            }
+        }
+    }
+}
+
+/// Checks `server`, for at most `timeout`.
+pub async fn run(
+    server: &Server,
+    repositories: &mut Repositories<'_>,
+    timeout: Option<Duration>,
+) -> Report {
+    let mut report = Report::default();
+    let all = Box::pin(check(server, repositories, &mut report));
+    match timeout {
+        None => all.await,
+        Some(limit) => {
+            if tokio::time::timeout(limit, all).await.is_err() {
+                let hint = format!("the checks took more than {}", human::duration(limit));
+                report.must("check timeout", false, hint);
+            }
+        }
+    }
+    report
+}
+
+async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mut Report) {
+    for message in server.errors() {
+        report.must("configuration", false, message);
+    }
+    if !report.checks.is_empty() {
+        return;
+    }
+    let sql = report.outcome("PostgreSQL", remote::connect(server).await);
+    let remote = match &sql {
+        Some(sql) => match Remote::ask_over(sql).await {
+            Ok(remote) => Some(remote),
+            Err(error) => {
+                report.must("PostgreSQL", false, text(&error));
+                None
+            }
+        },
+        None => None,
+    };
+    if let Some(remote) = &remote {
+        check_server(remote, report);
+    }
+    let streaming =
+        report.outcome("PostgreSQL streaming", remote::streaming_system_id(server).await);
+    let repository = open(server, repositories, report).await;
+    let catalog = match &repository {
+        Some(repository) => match Catalog::load(repository, &server.name).await {
+            Ok(catalog) => Some(catalog),
+            Err(error) => {
+                report.must("repository", false, text(&error));
+                None
+            }
+        },
+        None => None,
+    };
+    report.must("retention policy settings", true, "");
+    if let Some(catalog) = &catalog {
+        check_catalog(server, catalog, report);
+    }
+    if let Some(remote) = &remote {
+        check_system(remote, streaming, catalog.as_ref(), report);
+        check_archiving(remote, report);
+    }
+    if let (Some(repository), Some(catalog)) = (&repository, &catalog) {
+        check_conflicts(server, repository, report).await;
+        check_wal_archive(server, repository, catalog, sql.as_ref(), remote.as_ref(), report).await;
+    }
+}
+
+fn check_server(remote: &Remote, report: &mut Report) {
+    let privileges = &remote.privileges;
+    if privileges.can_backup() {
+        report.must("superuser or standard user with backup privileges", true, "");
+    } else {
+        report.must("no access to backup functions", false, privileges.missing.join("; "));
+    }
+    let level = remote.setting("wal_level");
+    let hint = if level == "minimal" { "set it to 'replica' or 'logical' and restart" } else { "" };
+    report.must("wal_level", level != "minimal", hint);
+    let hint = format!("the server has {}, and 15 or later is needed", remote.version);
+    let supported = remote.version_num >= 150_000;
+    report.must("postgres minimal version", supported, if supported { "" } else { &hint });
+}
+
+/// Opens the repository, and tells a wrong key from a store that cannot be reached.
+async fn open(
+    server: &Server,
+    repositories: &mut Repositories<'_>,
+    report: &mut Report,
+) -> Option<std::sync::Arc<Repository>> {
+    let no_key = server.repository.key().err();
+    let opened = match no_key {
+        Some(error) => Err(error),
+        None => repositories.of(server, Access::Write).await,
+    };
+    match opened {
+        Ok(repository) => {
+            report.must("repository", true, repository.location());
+            report.must("repository key", true, "");
+            Some(repository)
+        }
+        Err(error) => {
+            let is_key = error.kind() == Kind::Key || server.repository.key().is_err();
+            report.must(if is_key { "repository key" } else { "repository" }, false, text(&error));
+            None
+        }
+    }
+}
+
+fn check_catalog(server: &Server, catalog: &Catalog, report: &mut Report) {
+    let last = catalog.usable().next_back().map(|(_, snapshot)| snapshot);
+    report.backup_bytes = last.map_or(0, |snapshot| snapshot.statistics.bytes);
+    match server.last_backup_maximum_age {
+        None => report.should("backup maximum age", true, "no last_backup_maximum_age provided"),
+        Some(limit) => {
+            let age = last.map(|snapshot| age_of(snapshot.ended_at));
+            let shown = age.map_or("No available backups".to_owned(), human::duration);
+            let passed = age.is_some_and(|age| age <= limit.duration());
+            let hint = format!("interval provided: {limit}, latest backup age: {shown}");
+            report.should("backup maximum age", passed, hint);
+        }
+    }
+    let minimum = server.last_backup_minimum_size;
+    let passed = minimum.is_none_or(|minimum| report.backup_bytes >= minimum);
+    let size = human::size(report.backup_bytes);
+    let hint = match minimum {
+        Some(minimum) if !passed => format!("{size} is below {}", human::size(minimum)),
+        _ => size,
+    };
+    report.should("backup minimum size", passed, hint);
+    let newest = catalog.wal.values().flat_map(|inventory| {
+        inventory.files().map(|(_, file)| (file.archived_at, file.stored_size))
+    });
+    let (newest, bytes) =
+        newest.fold((None, 0), |(newest, bytes), (at, size)| (newest.max(Some(at)), bytes + size));
+    report.wal_bytes = bytes;
+    match server.last_wal_maximum_age {
+        None => report.should("wal maximum age", true, "no last_wal_maximum_age provided"),
+        Some(limit) => {
+            let age = newest.map(|at: SystemTime| at.elapsed().unwrap_or_default());
+            let shown = age.map_or("No WAL files archived".to_owned(), human::duration);
+            let passed = age.is_some_and(|age| age <= limit.duration());
+            let hint = format!("interval provided: {limit}, latest wal age: {shown}");
+            report.should("wal maximum age", passed, hint);
+        }
+    }
+    report.should("wal size", true, human::size(bytes));
+    report.must("compression settings", true, "");
+    let with = |status| catalog.backups.iter().filter(|b| b.status() == status).count();
+    let failed = with(Status::Failed);
+    report.should("failed backups", failed == 0, format!("there are {failed} failed backups"));
+    let (done, minimum) = (with(Status::Done), server.minimum_redundancy);
+    let enough = done >= usize::try_from(minimum).unwrap_or(usize::MAX);
+    let hint = format!("have {done} backups, expected at least {minimum}");
+    report.should("minimum redundancy requirements", enough, hint);
+}
+
+/// Both connections must lead to one cluster. That it is another one than the last backup's may be
+/// meant (pg_upgrade): it is told, and a backup of the new cluster settles it.
+fn check_system(
+    remote: &Remote,
+    streaming: Option<u64>,
+    catalog: Option<&Catalog>,
+    report: &mut Report,
+) {
+    let id = remote.system_id;
+    if let Some(other) = streaming.filter(|other| *other != id) {
+        let hint = format!("conninfo leads to system {id}, and streaming_conninfo to {other}");
+        report.must("systemid coherence", false, hint);
+        return;
+    }
+    let last = catalog.and_then(|catalog| catalog.usable().next_back());
+    match last.map(|(_, snapshot)| snapshot.system_id) {
+        Some(other) if other != id => {
+            let hint = format!(
+                "the server is system {id}, and the last backup is of system {other}: if that is \
+                 not meant (pg_upgrade), conninfo leads to the wrong server"
+            );
+            report.should("systemid coherence", false, hint);
+        }
+        Some(_) => report.must("systemid coherence", true, ""),
+        None => report.must("systemid coherence", true, "no system Id stored on disk"),
+    }
+}
+
+fn check_archiving(remote: &Remote, report: &mut Report) {
+    let mode = remote.setting("archive_mode");
+    if remote.in_recovery && mode != "always" {
+        report.must("archive_mode", true, "a standby: its primary archives");
+        return;
+    }
+    let on = matches!(mode, "on" | "always");
+    report.must("archive_mode", on, if on { "" } else { "set it to 'on' and restart PostgreSQL" });
+    let has = remote.has_archiver();
+    let hint = "set it to: barman wal-archive SERVER_NAME %p";
+    report.must("archive_command", has, if has { "" } else { hint });
+    let archiver = &remote.archiver;
+    let hint = match (&archiver.last_failed_wal, archiver.is_failing()) {
+        (Some(file), true) => format!("archiving {file} fails: see PostgreSQL's log"),
+        _ => String::new(),
+    };
+    report.must("continuous archiving", remote.is_archiving(), hint);
+}
+
+/// Files that came with other content than the archive has under their names.
+async fn check_conflicts(server: &Server, repository: &Repository, report: &mut Report) {
+    let prefix = format!("conflicts/{}/", escape(&server.name));
+    match repository.storage().list(&prefix).await {
+        Ok(objects) => {
+            let conflicts =
+                objects.iter().filter(|object| ObjectName::parse(&object.name).is_some()).count();
+            let hint = match conflicts {
+                0 => String::new(),
+                count => format!("{count} WAL files came with other content, kept in {prefix}"),
+            };
+            report.should("archiver errors", conflicts == 0, hint);
+        }
+        Err(error) => {
+            report.must("repository", false, text(&repository::Error::from(error).into()))
+        }
+    }
+}
+
+/// WAL must have come. A server that is new is made to send some: nothing else shows that it does.
+async fn check_wal_archive(
+    server: &Server,
+    repository: &Repository,
+    catalog: &Catalog,
+    sql: Option<&SqlConnection>,
+    remote: Option<&Remote>,
+    report: &mut Report,
+) {
+    let has_wal = catalog.wal.values().any(|inventory| inventory.files().next().is_some());
+    let waits = catalog.backups.iter().any(|backup| backup.status() == Status::WaitingForWals);
+    if has_wal || waits {
+        return;
+    }
+    let came = match (sql, remote) {
+        (Some(sql), Some(remote)) if remote.is_archiving() && !remote.in_recovery => {
+            first_wal(server, repository, sql, remote.system_id).await
+        }
+        _ => Ok(false),
+    };
+    match came {
+        Ok(true) => {}
+        Ok(false) => report.must("WAL archive", false, "please make sure WAL shipping is setup"),
+        Err(error) => report.must("WAL archive", false, text(&error)),
+    }
+}
+
+async fn first_wal(
+    server: &Server,
+    repository: &Repository,
+    sql: &SqlConnection,
+    system_id: u64,
+) -> Result<bool> {
+    sql.switch_wal(true).await?;
+    let until = tokio::time::Instant::now() + FIRST_WAL;
+    while tokio::time::Instant::now() < until {
+        if !repository::wal::of_system(repository, &server.name, system_id).await?.is_empty() {
+            return Ok(true);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(false)
+}
+
+/// How long ago a moment of the repository was.
+fn age_of(micros: i64) -> Duration {
+    let passed = repository::now_micros().saturating_sub(micros);
+    Duration::from_micros(u64::try_from(passed).unwrap_or_default())
+}
+
+/// An error with its hint, in one line.
+fn text(error: &Error) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    }
+}
