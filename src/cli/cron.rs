@@ -1,7 +1,14 @@
 //! `barman cron`.
 
-use super::{Session, not_built};
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use super::output::Output;
+use super::{Session, open};
+use crate::config::RepositorySettings;
 use crate::error::Result;
+use crate::repository::{Access, sessions};
+use crate::storage::local::create_directories;
 
 /// Run the maintenance that is due.
 ///
@@ -19,6 +26,56 @@ const EXAMPLES: &str = "EXAMPLES:
   * * * * * barman barman -q cron    # /etc/cron.d/barman";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("cron"))
+pub async fn run(_args: Args, session: &mut Session) -> Result<()> {
+    let Session { config, output } = session;
+    let Some(_lock) = lock(&config.global.state_directory) else {
+        output.debug("another cron is running");
+        return Ok(());
+    };
+    let all = config.servers.values().map(|server| &server.repository);
+    let mut known: Vec<&RepositorySettings> = vec![];
+    for settings in all.chain([&config.global.repository]) {
+        let is_usable = settings.location().is_ok() && settings.key().is_ok();
+        if is_usable && !known.iter().any(|other| other.location == settings.location) {
+            known.push(settings);
+        }
+    }
+    for settings in known {
+        if let Err(error) = tidy(settings, output).await {
+            output.failure(&error);
+        }
+    }
+    Ok(())
+}
+
+/// Removes the sessions of processes that are gone.
+async fn tidy(settings: &RepositorySettings, output: &Output) -> Result<()> {
+    let repository = open::quietly(settings, Access::Write).await?;
+    let before = sessions::list(&repository).await?.len();
+    let live = sessions::live(&repository).await?.len();
+    if before > live {
+        output.debug(format!(
+            "removed {} dead sessions from {}",
+            before - live,
+            repository.location()
+        ));
+    }
+    Ok(())
+}
+
+/// The lock that keeps a second run away; nothing if one is active. Where there is no place for a lock
+/// two may run: that does no harm.
+fn lock(directory: &Path) -> Option<Option<File>> {
+    let file = create_directories(directory)
+        .and_then(|()| File::options().create(true).append(true).open(directory.join("cron.lock")));
+    match file {
+        Ok(file) => match file.try_lock() {
+            Err(TryLockError::WouldBlock) => None,
+            _ => Some(Some(file)),
+        },
+        Err(error) => {
+            tracing::debug!("no lock in {}: {error}", directory.display());
+            Some(None)
+        }
+    }
 }

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::Session;
-use super::output;
+use super::remote::Remote;
+use super::{Session, output};
 use crate::config::Server;
 use crate::error::Result;
 
 /// Show all that holds for one or more servers.
 ///
 /// Every option with the value in force, whether it comes from the server's section, from 'barman' or
-/// is a default, and what is wrong with the configuration. Passwords are hidden.
+/// is a default, and what is wrong with the configuration; and, if it can be asked, what the running
+/// server says of itself. Passwords are hidden.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -29,7 +30,15 @@ const EXAMPLES: &str = "EXAMPLES:
 /// Shows them.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     for server in session.servers(&args.server_name) {
-        let shown = describe(server);
+        let mut shown = describe(server);
+        if server.active && !server.disabled {
+            match Remote::ask(server).await {
+                Ok(remote) => shown.extend(remote.shown()),
+                Err(error) => {
+                    shown.insert("connection_error".to_owned(), json!(error.to_string()));
+                }
+            }
+        }
         session.output.print(format!("Server {}:", server.name));
         for (option, value) in &shown {
             session.output.print(format!("\t{option}: {}", output::shown(value)));

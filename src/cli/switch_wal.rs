@@ -1,7 +1,18 @@
 //! `barman switch-wal`.
 
-use super::{Session, not_built};
-use crate::error::Result;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::open::Repositories;
+use super::output::Output;
+use super::{Session, remote};
+use crate::config::Server;
+use crate::error::{Error, Kind, Result};
+use crate::repository::{Access, wal};
+
+/// How often the archive is looked at.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Make servers begin a new WAL segment.
 ///
@@ -30,6 +41,60 @@ const EXAMPLES: &str = "EXAMPLES:
   barman switch-wal main --force --archive --archive-timeout 60";
 
 /// Runs the command.
-pub async fn run(_args: Args, _session: &mut Session) -> Result<()> {
-    Err(not_built("switch-wal"))
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let output = &session.output;
+    let mut repositories = Repositories::new(output);
+    for server in session.servers(&args.server_name) {
+        if let Err(error) = switch(&args, server, &mut repositories, output).await {
+            output.failure(&error.context(format!("server {}", server.name)));
+        }
+    }
+    Ok(())
+}
+
+async fn switch(
+    args: &Args,
+    server: &Server,
+    repositories: &mut Repositories<'_>,
+    output: &Output,
+) -> Result<()> {
+    server.ready_for_backup()?;
+    let name = &server.name;
+    let sql = remote::connect(server).await?;
+    if sql.is_in_recovery().await? {
+        output.info(format!("No switch performed because server '{name}' is a standby."));
+        return Ok(());
+    }
+    // Opened first: a segment should not be closed in vain.
+    let repository = match args.archive {
+        true => Some(repositories.of(server, Access::Read).await?),
+        false => None,
+    };
+    let Some(closed) = sql.switch_wal(args.force).await? else {
+        output.info(format!("No switch required for server '{name}'"));
+        return Ok(());
+    };
+    output.info(format!("The WAL file {closed} has been closed on server '{name}'"));
+    let Some(repository) = repository else { return Ok(()) };
+    let seconds = args.archive_timeout;
+    output.info(format!(
+        "Waiting for the WAL file {closed} from server '{name}' (max: {seconds} seconds)"
+    ));
+    let system_id = sql.system_id().await?.0;
+    let until = Instant::now() + Duration::from_secs(seconds.into());
+    let file = closed.to_string();
+    loop {
+        let timeline = closed.timeline.0;
+        let found = wal::of_file(&repository, name, system_id, timeline, &file).await?;
+        if !found.is_empty() {
+            output.info(format!("The WAL file {closed} of server '{name}' has been archived"));
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let message = format!("the WAL file {closed} was not archived in {seconds} seconds");
+            return Err(Error::new(Kind::Postgres, message)
+                .hint(format!("see that archive_command works: barman check {name}")));
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
