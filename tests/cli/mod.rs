@@ -3,6 +3,7 @@
 mod configuration;
 mod help;
 mod repository;
+mod server;
 
 use std::path::Path;
 use std::process::{Command, Output};
