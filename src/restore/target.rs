@@ -84,28 +84,30 @@ impl Target {
         Ok(reach)
     }
 
-    /// The settings that make PostgreSQL stop there. Every target is set, most of them to nothing, so
-    /// that one that a configuration file still has from an earlier recovery does not count.
+    /// The settings that make PostgreSQL stop there. Every target is set, all but one to nothing, so
+    /// that one that a configuration file still has from an earlier recovery does not count. The one
+    /// that counts comes last: PostgreSQL refuses to set any other after it, even to nothing.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
-        let mut moment = [
-            ("recovery_target", String::new()),
-            ("recovery_target_time", String::new()),
-            ("recovery_target_lsn", String::new()),
-            ("recovery_target_xid", String::new()),
-            ("recovery_target_name", String::new()),
-        ];
-        let (at, value) = match &self.moment {
-            Moment::Latest => (0, String::new()),
-            Moment::Immediate => (0, "immediate".to_owned()),
-            Moment::Time(time) => (1, time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string()),
-            Moment::Lsn(lsn) => (2, lsn.to_string()),
-            Moment::Xid(xid) => (3, xid.to_string()),
-            Moment::Name(name) => (4, name.clone()),
+        let (wanted, value) = match &self.moment {
+            Moment::Latest => ("recovery_target", String::new()),
+            Moment::Immediate => ("recovery_target", "immediate".to_owned()),
+            Moment::Time(time) => {
+                ("recovery_target_time", time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string())
+            }
+            Moment::Lsn(lsn) => ("recovery_target_lsn", lsn.to_string()),
+            Moment::Xid(xid) => ("recovery_target_xid", xid.to_string()),
+            Moment::Name(name) => ("recovery_target_name", name.clone()),
         };
-        if let Some(slot) = moment.get_mut(at) {
-            slot.1 = value;
-        }
-        let mut settings = Vec::from(moment);
+        const TARGETS: [&str; 5] = [
+            "recovery_target",
+            "recovery_target_time",
+            "recovery_target_lsn",
+            "recovery_target_xid",
+            "recovery_target_name",
+        ];
+        let others = TARGETS.into_iter().filter(|name| *name != wanted);
+        let mut settings: Vec<_> = others.map(|name| (name, String::new())).collect();
+        settings.push((wanted, value));
         settings.push((
             "recovery_target_timeline",
             match self.timeline {
@@ -192,8 +194,9 @@ mod tests {
             Moment::Time(Timestamp::UNIX_EPOCH),
         ] {
             let target = Target { moment: moment.clone(), ..Target::default() };
-            let set = target.settings().iter().take(5).filter(|(_, v)| !v.is_empty()).count();
-            assert_eq!(set, usize::from(moment != Moment::Latest));
+            let settings = target.settings();
+            assert!(settings[..4].iter().all(|(_, value)| value.is_empty()));
+            assert_eq!(settings[4].1.is_empty(), moment == Moment::Latest);
         }
     }
 }
