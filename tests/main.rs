@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod golden;
 mod postgres;
 mod servers;
 mod support;
