@@ -15,14 +15,17 @@ use crate::repository::{self, writer::Writer};
 /// The files and directories of a backup.
 #[derive(Debug)]
 pub struct TreeBuilder {
-    root: BTreeMap<Vec<u8>, Branch>,
+    root: Branches,
     /// What a directory has that is known only from what is in it.
     default_mode: u32,
 }
 
+/// What is in a directory, by name.
+type Branches = BTreeMap<Vec<u8>, Branch>;
+
 #[derive(Debug)]
 enum Branch {
-    Directory { mode: u32, entries: BTreeMap<Vec<u8>, Branch> },
+    Directory { mode: u32, entries: Branches },
     File(File),
     Symlink(Vec<u8>),
 }
@@ -82,7 +85,7 @@ impl TreeBuilder {
     }
 
     /// The directory that `path` is in, and the name it has there.
-    fn parent<'p>(&mut self, path: &'p [u8]) -> Result<(&mut BTreeMap<Vec<u8>, Branch>, &'p [u8])> {
+    fn parent<'p>(&mut self, path: &'p [u8]) -> Result<(&mut Branches, &'p [u8])> {
         let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         let wrong = |part: &&[u8]| {
             part.is_empty() || *part == b"." || *part == b".." || part.len() > MAX_FILE_NAME
@@ -106,11 +109,7 @@ impl TreeBuilder {
     }
 }
 
-fn store(
-    writer: &mut Writer,
-    keys: &NamingKeys,
-    branches: BTreeMap<Vec<u8>, Branch>,
-) -> Result<DirectoryRef> {
+fn store(writer: &mut Writer, keys: &NamingKeys, branches: Branches) -> Result<DirectoryRef> {
     let mut directory = Directory::default();
     for (name, branch) in branches {
         let node = match branch {

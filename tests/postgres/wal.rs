@@ -146,6 +146,8 @@ async fn records_agree_with_pg_waldump() {
         );
         cluster.psql("COMMIT PREPARED 'later'; SELECT pg_switch_wal(); DROP TABLE t; CHECKPOINT");
         cluster.psql("SELECT pg_create_restore_point('before it all')");
+        // A restore point is not flushed by itself; the commit that follows it is.
+        cluster.psql("CREATE TABLE w()");
         let end: Lsn = cluster.psql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
 
         let names: Vec<_> = segments_between(TimelineId(1), start, end, size).collect();
