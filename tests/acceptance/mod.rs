@@ -1,0 +1,6 @@
+//! What the program promises, played on real servers through its own command line.
+
+mod archive;
+mod layouts;
+mod moments;
+mod refusals;
