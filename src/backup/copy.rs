@@ -85,6 +85,7 @@ pub fn copy(
         pages: PageCheck::default(),
         checksums: BTreeMap::new(),
         small: BTreeMap::new(),
+        linked: vec![],
         files: 0,
         bytes: 0,
         zero_bytes: 0,
@@ -113,6 +114,8 @@ struct Copy<'a> {
     /// Length and CRC-32C of each file, for the manifest.
     checksums: BTreeMap<Vec<u8>, (u64, u32)>,
     small: BTreeMap<&'static str, Vec<u8>>,
+    /// Tablespaces that came as links.
+    linked: Vec<MappedTablespace>,
     files: u64,
     bytes: u64,
     zero_bytes: u64,
@@ -140,7 +143,7 @@ impl Copy<'_> {
                 tar::EntryType::Directory => self.tree.directory(&path, mode)?,
                 tar::EntryType::Symlink => {
                     let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-                    self.tree.symlink(&path, target)?;
+                    self.link(&path, target)?;
                 }
                 tar::EntryType::Regular => {
                     let mtime = header.mtime().map_err(broken)?;
@@ -161,6 +164,18 @@ impl Copy<'_> {
 
     fn directory_mode(&self) -> u32 {
         self.tree.default_mode()
+    }
+
+    /// A link in `pg_tblspc` is a tablespace, whose files come in an archive of their own.
+    fn link(&mut self, path: &[u8], target: Vec<u8>) -> Result<()> {
+        let oid = path.strip_prefix(b"pg_tblspc/").and_then(|oid| std::str::from_utf8(oid).ok());
+        match oid.and_then(|oid| oid.parse().ok()) {
+            Some(oid) => {
+                self.linked.push(MappedTablespace { oid, location: target });
+                Ok(())
+            }
+            None => self.tree.symlink(path, target),
+        }
     }
 
     fn file(
@@ -235,7 +250,7 @@ impl Copy<'_> {
         let control = ControlFile::parse(file(CONTROL_FILE)?).map_err(sent_wrong(CONTROL_FILE))?;
         let tablespaces = match self.small.get("tablespace_map") {
             Some(map) => parse_tablespace_map(map).map_err(sent_wrong("tablespace_map"))?,
-            None => vec![],
+            None => self.linked,
         };
         Ok(Copied {
             tree: self.tree,

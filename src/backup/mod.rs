@@ -9,6 +9,7 @@ mod stream;
 pub mod tree;
 pub mod wait;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use repo_format::names::ObjectName;
@@ -217,7 +218,9 @@ struct ServerFacts {
     summarize_wal: Option<bool>,
     data_directory: Option<String>,
     config_files: Option<ConfigFiles>,
-    tablespace_names: std::collections::BTreeMap<u32, String>,
+    tablespace_names: BTreeMap<u32, String>,
+    /// Whether a tablespace is a directory in `pg_tblspc` itself (`allow_in_place_tablespaces`).
+    has_tablespaces_in_place: bool,
     size: u64,
 }
 
@@ -240,6 +243,9 @@ impl ServerFacts {
                 .await
                 .ok()
                 .map(|[config, hba, ident]| ConfigFiles { config, hba, ident, included: vec![] }),
+            has_tablespaces_in_place: tablespaces
+                .iter()
+                .any(|space| space.location.starts_with("pg_tblspc/")),
             tablespace_names: tablespaces.into_iter().map(|t| (t.oid, t.name)).collect(),
             size: sql.total_size().await.unwrap_or_default(),
         })

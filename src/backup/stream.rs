@@ -41,6 +41,7 @@ pub async fn stream(
         label: format!("barman backup of {}", request.server),
         fast_checkpoint: request.fast_checkpoint,
         max_rate: request.max_rate.map(|rate| rate.clamp(32, 1 << 20)),
+        tablespace_map: !facts.has_tablespaces_in_place,
         ..BaseBackupOptions::default()
     };
     progress.phase("waiting for a checkpoint", None);

@@ -20,6 +20,9 @@ pub struct BaseBackupOptions {
     pub manifest_checksums: Option<ChecksumAlgorithm>,
     /// Whether only what changed since the manifest uploaded before is sent (17 and later).
     pub incremental: bool,
+    /// Whether the places of tablespaces come as a `tablespace_map` instead of as links in `pg_tblspc`.
+    /// Links are limited to 99 bytes; but with a map, 15 leaves out tablespaces in `pg_tblspc` itself.
+    pub tablespace_map: bool,
 }
 
 impl Default for BaseBackupOptions {
@@ -30,6 +33,7 @@ impl Default for BaseBackupOptions {
             max_rate: None,
             manifest_checksums: Some(ChecksumAlgorithm::Crc32c),
             incremental: false,
+            tablespace_map: true,
         }
     }
 }
@@ -52,10 +56,11 @@ impl BaseBackupOptions {
             }
             Some(algorithm) => algorithm.to_string(),
         };
+        let map = self.tablespace_map;
         let checkpoint = if self.fast_checkpoint { "fast" } else { "spread" };
         let mut command = format!(
             "BASE_BACKUP (LABEL '{}', PROGRESS true, CHECKPOINT '{checkpoint}', WAIT false, \
-             WAL false, TABLESPACE_MAP true, VERIFY_CHECKSUMS false, MANIFEST 'yes', \
+             WAL false, TABLESPACE_MAP {map}, VERIFY_CHECKSUMS false, MANIFEST 'yes', \
              MANIFEST_CHECKSUMS '{checksums}'",
             self.label.replace('\'', "''")
         );

@@ -146,10 +146,15 @@ fn history_partial_and_backup_files_are_archived_at_a_promotion() {
     barman.ok(&["backup", "main", "--wait"]);
     let destination = barman.path("standby");
     barman.ok(&[
-        "restore", "main", "latest", destination.to_str().unwrap(), "--standby-mode", "--get-wal",
+        "restore",
+        "main",
+        "latest",
+        destination.to_str().unwrap(),
+        "--standby-mode",
+        "--get-wal",
     ]);
-    let mut standby = Cluster::on(15, &destination)
-        .option("archive_command", &barman.archive_command("main"));
+    let mut standby =
+        Cluster::on(15, &destination).option("archive_command", &barman.archive_command("main"));
     standby.start();
     // It follows the archive.
     cluster.psql("CREATE TABLE later AS SELECT 42 AS answer");
@@ -164,7 +169,8 @@ fn history_partial_and_backup_files_are_archived_at_a_promotion() {
     standby.psql("CREATE TABLE kept AS SELECT 1 AS one");
     standby.switch_wal();
     crate::support::wait_until(std::time::Duration::from_secs(60), || {
-        standby.psql("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'") == "0"
+        standby.psql("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'")
+            == "0"
     });
     standby.stop(Shutdown::Fast);
     let names: Vec<String> = objects(&barman, "wal")

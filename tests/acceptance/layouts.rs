@@ -183,7 +183,8 @@ fn compare_relations(source: &Path, restored: &Path, compared: &mut u32) {
             if !text.starts_with(|c: char| c.is_ascii_digit()) {
                 continue;
             }
-            let (theirs, ours) = (fs::read(from.join(&file)).unwrap(), fs::read(to.join(&file)).unwrap());
+            let (theirs, ours) =
+                (fs::read(from.join(&file)).unwrap(), fs::read(to.join(&file)).unwrap());
             assert!(theirs == ours, "{name:?}/{text} differs");
             *compared += 1;
         }

@@ -25,7 +25,9 @@ fn moments_are_restored(version: u32) {
     std::thread::sleep(Duration::from_secs(1));
     barman.ok(&["backup", "main", "--wait", "--name", "loaded"]);
     drop(load);
-    cluster.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgbench'");
+    cluster.psql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgbench'",
+    );
 
     let mut moments = vec![];
     let work = || cluster.pgbench(&["-n", "-t", "50"]);
@@ -58,7 +60,8 @@ fn moments_are_restored(version: u32) {
     }
 
     // As soon as it is consistent; nobody knows what the load had done by then.
-    let destination = restore(&barman, "immediate", &["--target-immediate", "--target-action", "promote"]);
+    let destination =
+        restore(&barman, "immediate", &["--target-immediate", "--target-action", "promote"]);
     pg_verifybackup(version, &destination, &[]);
     let server = started(version, &destination);
     assert_eq!(server.psql("SELECT count(*) FROM pgbench_accounts"), "200000");
@@ -82,7 +85,8 @@ fn second_timeline(barman: &Barman, version: u32, cluster: &Cluster) {
     assert_ne!(on_second, first);
     second.switch_wal();
     crate::support::wait_until(Duration::from_secs(60), || {
-        second.psql("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'") == "0"
+        second.psql("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'")
+            == "0"
     });
     second.stop(Shutdown::Fast);
     for (name, timeline, checksum) in

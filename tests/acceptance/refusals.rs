@@ -27,7 +27,11 @@ fn targets_that_the_archive_cannot_reach() {
     barman.ok(&["switch-wal", "main", "--force", "--archive"]);
 
     refused(&barman, &["--target-time", &before], &["before the end of backup"]);
-    refused(&barman, &["--target-time", "2100-01-01 00:00:00+00"], &["does not reach", "last commit"]);
+    refused(
+        &barman,
+        &["--target-time", "2100-01-01 00:00:00+00"],
+        &["does not reach", "last commit"],
+    );
     refused(&barman, &["--target-lsn", "F0/0"], &["WAL is missing, from"]);
     refused(&barman, &["--target-name", "nowhere"], &["restore point \"nowhere\""]);
     refused(&barman, &["--target-xid", "999999"], &["transaction 999999"]);
