@@ -4,6 +4,7 @@
 
 mod acceptance;
 mod cli;
+mod faults;
 mod golden;
 mod postgres;
 mod servers;

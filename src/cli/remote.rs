@@ -73,7 +73,7 @@ pub struct Remote {
     pub current_wal: Option<String>,
     /// The size of WAL segments in bytes.
     pub segment_size: u64,
-    /// Those of [`SETTINGS`] that the server has and shows.
+    /// Those of `SETTINGS` that the server has and shows.
     pub settings: BTreeMap<String, String>,
     /// How archiving goes.
     pub archiver: ArchiverStatus,
@@ -109,7 +109,7 @@ impl Remote {
         })
     }
 
-    /// The value of one of [`SETTINGS`]; empty if it is not shown.
+    /// The value of one of `SETTINGS`; empty if it is not shown.
     pub fn setting(&self, name: &str) -> &str {
         self.settings.get(name).map_or("", String::as_str)
     }

@@ -53,13 +53,6 @@ pub async fn check(
     progress: &Progress,
 ) -> Result<Report> {
     let mut report = Report::default();
-    let mut index = match Index::load(repository).await {
-        Err(Error::Damaged { object, error }) => {
-            report.problem(object, format!("{error}; the packs themselves were read instead"));
-            Index::rebuild(repository).await?
-        }
-        index => index?,
-    };
     let mut all = vec![];
     for name in snapshots::names(repository, None).await? {
         match snapshots::read(repository, &name).await {
@@ -73,8 +66,14 @@ pub async fn check(
             Err(error) => return Err(error),
         }
     }
-    // A backup that was committed meanwhile refers to what came after the first look.
-    index.refresh(repository).await?;
+    // After the snapshots: what they refer to was there before them.
+    let (mut index, damaged) = Index::load_sound(repository).await?;
+    if !damaged.is_empty() {
+        index = Index::rebuild(repository).await?;
+        for (object, error) in damaged {
+            report.problem(object, format!("{error}; the packs themselves were read instead"));
+        }
+    }
     let index = Arc::new(index);
     check_packs(repository, &index, read_data, progress, &mut report).await?;
     check_snapshots(repository, &index, all, progress, &mut report).await?;

@@ -35,16 +35,19 @@ impl Index {
         Index::load_runs(repository, ids).await
     }
 
-    /// Loads what came since `self` was loaded, and drops what went.
-    pub async fn refresh(&mut self, repository: &Repository) -> Result<()> {
-        let ids = list(repository.storage().as_ref()).await?;
-        let known: HashSet<IndexId> = self.runs.iter().map(|(id, _)| *id).collect();
-        let new = ids.iter().copied().filter(|id| !known.contains(id)).collect();
-        let loaded = Index::load_runs(repository, new).await?;
-        self.runs.retain(|(id, _)| ids.contains(id));
-        self.runs.extend(loaded.runs);
-        self.drop_superseded();
-        Ok(())
+    /// Loads every run that is sound, and says which are not.
+    pub async fn load_sound(repository: &Repository) -> Result<(Self, Vec<(String, DecodeError)>)> {
+        let (mut runs, mut damaged) = (vec![], vec![]);
+        for id in list(repository.storage().as_ref()).await? {
+            match Index::load_runs(repository, vec![id]).await {
+                Ok(loaded) => runs.extend(loaded.runs),
+                Err(Error::Damaged { object, error }) => damaged.push((object, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut index = Index { runs };
+        index.drop_superseded();
+        Ok((index, damaged))
     }
 
     /// Makes an index from the packs themselves: from their footers, or, where a footer is lost, from

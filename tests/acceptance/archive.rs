@@ -72,11 +72,12 @@ fn what_is_no_sound_wal_file_is_refused() {
     let (_cluster, barman, segment) = with_segment();
     let original = fs::read(&segment).unwrap();
     let path = segment.to_str().unwrap();
-    let damaged: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 4] = [
-        ("wrong magic number", Box::new(|bytes| bytes[0] ^= 0xff)),
-        ("wrong page address", Box::new(|bytes| bytes[12] ^= 1)),
-        ("cut short", Box::new(|bytes| bytes.truncate(500_000))),
-        ("empty", Box::new(Vec::clear)),
+    type Damage = fn(&mut Vec<u8>);
+    let damaged: [(&str, Damage); 4] = [
+        ("wrong magic number", |bytes| bytes[0] ^= 0xff),
+        ("wrong page address", |bytes| bytes[12] ^= 1),
+        ("cut short", |bytes| bytes.truncate(500_000)),
+        ("empty", Vec::clear),
     ];
     for (what, damage) in damaged {
         let mut bytes = original.clone();

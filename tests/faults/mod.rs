@@ -1,0 +1,5 @@
+//! What failures get: a clear error, a repository that is still sound, and a next run that works.
+
+mod commands;
+mod damage;
+mod storage;

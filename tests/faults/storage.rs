@@ -1,0 +1,179 @@
+//! A store that fails on its n-th call, for every n.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use barman::backup::{Request, back_up};
+use barman::postgres::conninfo::ConnInfo;
+use barman::progress::{Progress, Unobserved};
+use barman::repository::slots::NewSlot;
+use barman::repository::{Access, Repository, check, snapshots};
+use barman::storage::Storage;
+use barman::storage::faulty::{Fault, FaultyStorage};
+use barman::storage::location::storage_at;
+use repo_format::keys::Secret;
+use repo_format::slot::Credential;
+
+use crate::support::Cluster;
+
+const FAULTS: [(Fault, bool); 3] =
+    [(Fault::Refused, true), (Fault::Refused, false), (Fault::LostAcknowledgement, true)];
+
+fn credential() -> Credential {
+    Credential::KeyFile(Secret::from_bytes([3; 32]))
+}
+
+fn unobserved() -> Progress {
+    Arc::new(Unobserved)
+}
+
+async fn create(storage: Arc<dyn Storage>) -> Result<Repository, barman::repository::Error> {
+    let slot = NewSlot { credential: credential(), label: "test".into(), cost: Default::default() };
+    Repository::create(storage, &slot, Default::default(), Default::default()).await
+}
+
+async fn open(storage: Arc<dyn Storage>) -> Arc<Repository> {
+    Arc::new(Repository::open(storage, &credential(), Access::Write).await.unwrap())
+}
+
+fn request(cluster: &Cluster) -> Request {
+    let connection = ConnInfo::parse(&cluster.conninfo()).unwrap();
+    Request {
+        server: "main".into(),
+        sql: connection.clone(),
+        replication: connection,
+        name: None,
+        fast_checkpoint: true,
+        max_rate: None,
+        threads: 2,
+        level: 1,
+    }
+}
+
+async fn is_sound(repository: &Arc<Repository>) {
+    let report = check::check(repository, true, &unobserved()).await.unwrap();
+    assert_eq!(report.problems, []);
+}
+
+#[test]
+fn a_backup_survives_a_failure_of_every_call() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = Cluster::builder(17).setting("wal_level", "replica").start();
+    cluster.psql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let original = directory.path().join("original");
+        let healthy = storage_at(original.to_str().unwrap()).unwrap();
+        create(healthy.clone()).await.unwrap();
+        let first = back_up(&open(healthy.clone()).await, &request(&cluster), &unobserved()).await;
+        let first = first.unwrap();
+        for (fault, once) in FAULTS {
+            let (mut n, mut failures) = (0, 0);
+            loop {
+                n += 1;
+                // What an attempt leaves behind would be read by the next: each gets a repository of
+                // its own.
+                let place = directory.path().join(format!("{n}"));
+                let mut copy = std::process::Command::new("cp");
+                assert!(copy.arg("-R").args([&original, &place]).status().unwrap().success());
+                let healthy = storage_at(place.to_str().unwrap()).unwrap();
+                let faulty = Arc::new(FaultyStorage::new(healthy.clone(), n, once, fault));
+                let opened = Repository::open(faulty.clone(), &credential(), Access::Write).await;
+                let outcome = match opened {
+                    Err(error) => Err(barman::error::Error::from(error)),
+                    Ok(opened) => {
+                        back_up(&Arc::new(opened), &request(&cluster), &unobserved()).await
+                    }
+                };
+                let calls = faulty.calls();
+                let repository = open(healthy.clone()).await;
+                let known = snapshots::of_server(&repository, "main").await.unwrap();
+                assert!(known.contains(&first), "an earlier backup is untouched");
+                match outcome {
+                    Ok(snapshot) => assert!(known.contains(&snapshot)),
+                    Err(error) => {
+                        failures += 1;
+                        assert!(error.to_string().contains("injected fault"), "{n}: {error}");
+                    }
+                }
+                let report = check::check(&repository, false, &unobserved()).await.unwrap();
+                assert_eq!(report.problems, [], "{fault:?} at call {n}");
+                if n % 8 == 0 {
+                    // A command that failed is over, and its session with it; this process is not.
+                    let _ = std::fs::remove_dir_all(place.join("sessions"));
+                    back_up(&repository, &request(&cluster), &unobserved()).await.unwrap();
+                    is_sound(&repository).await;
+                }
+                std::fs::remove_dir_all(place).unwrap();
+                if calls < n {
+                    break;
+                }
+                assert!(n < 200, "the backup never gets through");
+            }
+            assert!(failures > 10, "{failures} failures of {n} calls");
+        }
+    });
+}
+
+#[test]
+fn a_wal_file_survives_a_failure_of_every_call() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = Cluster::builder(17).initdb("--wal-segsize=1").start();
+    let name = cluster.switch_wal();
+    let path = cluster.data().join("pg_wal").join(&name);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for (fault, once) in FAULTS {
+            for n in 1.. {
+                let directory = tempfile::tempdir().unwrap();
+                let healthy = storage_at(directory.path().join("r").to_str().unwrap()).unwrap();
+                create(healthy.clone()).await.unwrap();
+                let faulty = Arc::new(FaultyStorage::new(healthy.clone(), n, once, fault));
+                let outcome = archive(faulty.clone(), &path).await;
+                let repository = open(healthy).await;
+                let stored = barman::repository::wal::of_server(&repository, "main").await.unwrap();
+                if outcome.is_ok() {
+                    assert_eq!(stored.len(), 1, "acknowledged, and there");
+                }
+                // PostgreSQL asks again, and then it is there.
+                let again = barman::wal::archive::archive(&repository, "main", &path).await;
+                again.unwrap();
+                let stored = barman::repository::wal::of_server(&repository, "main").await.unwrap();
+                assert_eq!(stored.len(), 1);
+                is_sound(&repository).await;
+                if faulty.calls() < n {
+                    assert!(outcome.is_ok());
+                    break;
+                }
+            }
+        }
+    });
+}
+
+async fn archive(storage: Arc<dyn Storage>, path: &Path) -> barman::error::Result<()> {
+    let repository = Repository::open(storage, &credential(), Access::Write).await?;
+    barman::wal::archive::archive(&Arc::new(repository), "main", path).await?;
+    Ok(())
+}
+
+#[test]
+fn a_creation_fails_or_gives_a_repository() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for (fault, once) in FAULTS {
+            for n in 1.. {
+                let directory = tempfile::tempdir().unwrap();
+                let healthy = storage_at(directory.path().join("r").to_str().unwrap()).unwrap();
+                let faulty = Arc::new(FaultyStorage::new(healthy.clone(), n, once, fault));
+                let created = create(faulty.clone()).await;
+                if created.is_ok() {
+                    is_sound(&open(healthy).await).await;
+                }
+                if faulty.calls() < n {
+                    break;
+                }
+            }
+        }
+    });
+}
