@@ -7,5 +7,6 @@ mod cli;
 mod faults;
 mod golden;
 mod postgres;
+mod second_reader;
 mod servers;
 mod support;
