@@ -134,9 +134,12 @@ async fn back_up(
     server.ready_for_backup()?;
     let timeout = check::timeout(args.check_timeout, server);
     let report = checks::run(server, repositories, timeout).await;
-    let blockers: Vec<String> = report.blockers().map(said).collect();
-    if !blockers.is_empty() {
-        return Err(Error::new(Kind::Refused, blockers.join("; "))
+    for Check { name, hint, .. } in report.blockers() {
+        let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
+        output.error(format!("the check '{name}' failed{hint}"));
+    }
+    if report.blockers().next().is_some() {
+        return Err(Error::new(Kind::Refused, "not started, because checks failed")
             .hint(format!("see all checks: barman check {}", server.name)));
     }
     let repository = repositories.of(server, Access::Write).await?;
@@ -146,6 +149,12 @@ async fn back_up(
         server.name,
         repository.location()
     ));
+    if !request.fast_checkpoint {
+        output.info(
+            "It begins with a checkpoint spread over time, which may take minutes; \
+             --immediate-checkpoint makes it a fast one.",
+        );
+    }
     let bar = session.progress("starting");
     let made = make(args, server, &repository, &request, &bar, output).await;
     bar.finish();
@@ -168,11 +177,6 @@ async fn back_up(
         output.print(format!("It is complete when {} is archived", WalRange::of(&snapshot).end));
     }
     waited
-}
-
-fn said(check: &Check) -> String {
-    let hint = if check.hint.is_empty() { String::new() } else { format!(" ({})", check.hint) };
-    format!("the check '{}' failed{hint}", check.name)
 }
 
 fn request(args: &Args, server: &Server) -> Result<Request> {

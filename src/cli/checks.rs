@@ -138,13 +138,30 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
     if let Some(catalog) = &catalog {
         check_catalog(server, catalog, report);
     }
+    let first_wal = match (&repository, &catalog) {
+        (Some(repository), Some(catalog)) if lacks_wal(catalog) => {
+            Some(first_wal(server, repository, sql.as_ref(), remote.as_ref()).await)
+        }
+        _ => None,
+    };
+    // Asked again where WAL was just made to come: that may have ended an older failure.
+    let remote = match (&sql, &first_wal) {
+        (Some(sql), Some(Ok(true))) => Remote::ask_over(sql).await.ok().or(remote),
+        _ => remote,
+    };
     if let Some(remote) = &remote {
         check_system(remote, streaming, catalog.as_ref(), report);
         check_archiving(remote, report);
     }
-    if let (Some(repository), Some(catalog)) = (&repository, &catalog) {
+    match first_wal {
+        None | Some(Ok(true)) => {}
+        Some(Ok(false)) => {
+            report.must("WAL archive", false, "please make sure WAL shipping is setup");
+        }
+        Some(Err(error)) => report.must("WAL archive", false, text(&error)),
+    }
+    if let Some(repository) = &repository {
         check_conflicts(server, repository, report).await;
-        check_wal_archive(server, repository, catalog, sql.as_ref(), remote.as_ref(), report).await;
     }
 }
 
@@ -302,43 +319,29 @@ async fn check_conflicts(server: &Server, repository: &Repository, report: &mut 
     }
 }
 
-/// WAL must have come. A server that is new is made to send some: nothing else shows that it does.
-async fn check_wal_archive(
-    server: &Server,
-    repository: &Repository,
-    catalog: &Catalog,
-    sql: Option<&SqlConnection>,
-    remote: Option<&Remote>,
-    report: &mut Report,
-) {
+/// Whether no WAL has ever come, and none is waited for.
+fn lacks_wal(catalog: &Catalog) -> bool {
     let has_wal = catalog.wal.values().any(|inventory| inventory.files().next().is_some());
     let waits = catalog.backups.iter().any(|backup| backup.status() == Status::WaitingForWals);
-    if has_wal || waits {
-        return;
-    }
-    let came = match (sql, remote) {
-        (Some(sql), Some(remote)) if remote.is_archiving() && !remote.in_recovery => {
-            first_wal(server, repository, sql, remote.system_id).await
-        }
-        _ => Ok(false),
-    };
-    match came {
-        Ok(true) => {}
-        Ok(false) => report.must("WAL archive", false, "please make sure WAL shipping is setup"),
-        Err(error) => report.must("WAL archive", false, text(&error)),
-    }
+    !has_wal && !waits
 }
 
+/// Makes a new server send WAL, since nothing else shows that it does; whether some came.
 async fn first_wal(
     server: &Server,
     repository: &Repository,
-    sql: &SqlConnection,
-    system_id: u64,
+    sql: Option<&SqlConnection>,
+    remote: Option<&Remote>,
 ) -> Result<bool> {
+    let (Some(sql), Some(remote)) = (sql, remote) else { return Ok(false) };
+    if !remote.is_archiver_on() || remote.in_recovery {
+        return Ok(false);
+    }
     sql.switch_wal(true).await?;
     let until = tokio::time::Instant::now() + FIRST_WAL;
     while tokio::time::Instant::now() < until {
-        if !repository::wal::of_system(repository, &server.name, system_id).await?.is_empty() {
+        let wal = repository::wal::of_system(repository, &server.name, remote.system_id).await?;
+        if !wal.is_empty() && !sql.archiver_status().await?.is_failing() {
             return Ok(true);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,7 +1,9 @@
 //! From the configuration to an open repository.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use repo_format::keys::Secret;
 use repo_format::slot::Credential;
 use zeroize::Zeroizing;
 
@@ -80,7 +82,7 @@ pub async fn credential(source: &KeySource, warn: impl FnOnce(String)) -> Result
     let read = tokio::task::spawn_blocking(move || {
         let (key, warning) = source.read()?;
         let credential = match key {
-            Key::File(path) => Credential::KeyFile(key_file::read(&path)?),
+            Key::File(path) => Credential::KeyFile(read_key_file(&path)?),
             Key::Password(secret) => Credential::Password(Zeroizing::new(secret.expose().to_vec())),
         };
         Ok::<_, Error>((credential, warning))
@@ -91,4 +93,14 @@ pub async fn credential(source: &KeySource, warn: impl FnOnce(String)) -> Result
         warn(warning);
     }
     Ok(credential)
+}
+
+fn read_key_file(path: &Path) -> Result<Secret> {
+    key_file::read(path).map_err(|error| {
+        let error = Error::from(error);
+        if path.exists() {
+            return error;
+        }
+        error.hint("a new repository and its key file are made by: barman repo init")
+    })
 }

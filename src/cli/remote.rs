@@ -120,11 +120,14 @@ impl Remote {
         !matches!(command, "" | "(disabled)") || !self.setting("archive_library").is_empty()
     }
 
+    /// Whether the settings say that WAL is archived.
+    pub fn is_archiver_on(&self) -> bool {
+        matches!(self.setting("archive_mode"), "on" | "always") && self.has_archiver()
+    }
+
     /// Whether archiving is on and its last attempt succeeded.
     pub fn is_archiving(&self) -> bool {
-        matches!(self.setting("archive_mode"), "on" | "always")
-            && self.has_archiver()
-            && !self.archiver.is_failing()
+        self.is_archiver_on() && !self.archiver.is_failing()
     }
 
     /// WAL files archived in an hour, since they are counted.

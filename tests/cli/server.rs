@@ -294,7 +294,8 @@ fn what_fails_is_told() {
     assert_eq!(nagios.status, 2);
     let line = "BARMAN CRITICAL - server main has issues * main FAILED: PostgreSQL, ";
     assert!(nagios.stdout.starts_with(line), "{nagios}");
-    refused(&barman, &["backup", "all"], "the check 'PostgreSQL' failed");
+    refused(&barman, &["backup", "all"], "the check 'PostgreSQL' failed (");
+    refused(&barman, &["backup", "all"], "backup of server main: not started");
     refused(&barman, &["switch-wal", "main"], "server main");
     let status = barman.ok(&["status", "main"]).stdout;
     assert!(status.contains("FAILED trying to get PostgreSQL version"), "{status}");
