@@ -303,3 +303,19 @@ fn what_fails_is_told() {
     refused(&barman, &["wal-archive", "main", "x"], "takes no WAL (active = false)");
     assert!(barman.ok(&["check", "main"]).stdout.contains("Skipping inactive server 'main'"));
 }
+
+#[test]
+fn an_archiver_that_failed_before_there_was_a_repository_is_heard_again() {
+    let mut cluster = Cluster::builder(VERSION).initdb("--wal-segsize=1").start();
+    let barman = Barman::new();
+    barman.server("main", &cluster, "");
+    barman.archive_from("main", &mut cluster);
+    cluster.switch_wal();
+    let failures = "SELECT failed_count > 0 FROM pg_stat_archiver";
+    wait_until(Duration::from_secs(30), || cluster.psql(failures) == "t");
+    let check = barman.run(&["check", "main"]);
+    assert!(check.stdout.contains("\trepository key: FAILED (key file "), "{check}");
+    assert!(check.stdout.contains("barman repo init"), "{check}");
+    barman.ok(&["repo", "init"]);
+    barman.ok(&["check", "main"]);
+}

@@ -122,12 +122,13 @@ async fn ask(prompt: &'static str) -> Result<Zeroizing<Vec<u8>>> {
     // Not a thread of the runtime, which would wait for it when the user gives up.
     std::thread::spawn(move || sender.send(read_line(typing)));
     let line = tokio::select! {
-        line = line => line.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
-        _ = tokio::signal::ctrl_c() => return Err(Error::new(Kind::Interrupted, "interrupted")),
+        line = line => line.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(failed),
+        _ = tokio::signal::ctrl_c() => Err(Error::new(Kind::Interrupted, "interrupted")),
     };
     drop(quiet);
+    // The end of the line was typed, and not shown.
     let _ = prompting.write_all(b"\n");
-    line.map_err(failed)
+    line
 }
 
 fn read_line(terminal: File) -> io::Result<Zeroizing<Vec<u8>>> {
