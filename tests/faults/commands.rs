@@ -83,3 +83,63 @@ fn the_server_goes_away() {
     barman.ok(&["backup", "main", "--wait"]);
     barman.ok(&["repo", "check", "--read-data"]);
 }
+
+#[test]
+fn no_space_and_no_permission() {
+    let (mut cluster, barman) = backed_up();
+    // Not the archiving is to fail here, but the backup.
+    cluster.psql("ALTER SYSTEM SET archive_command = 'true'");
+    cluster.psql("SELECT pg_reload_conf()");
+    let repository = barman.repository();
+    let aside = barman.path("aside");
+    std::fs::rename(&repository, &aside).unwrap();
+    std::fs::create_dir(&repository).unwrap();
+    if crate::support::account::is_root() {
+        // A file system of its own, with little more room than the repository takes.
+        let mounted = Mounted::tmpfs(&repository, "9m");
+        let mut copy = std::process::Command::new("cp");
+        assert!(copy.arg("-a").arg(aside.join(".")).arg(&repository).status().unwrap().success());
+        crate::support::account::hand_over(&repository);
+        cluster.psql(
+            "CREATE TABLE noise AS SELECT gen_random_uuid() AS u FROM generate_series(1, 400000); \
+             CHECKPOINT",
+        );
+        let full = barman.run(&["backup", "main"]);
+        assert_eq!(full.status, 1, "{full}");
+        assert!(full.stderr.contains("no space is left"), "{full}");
+        barman.ok(&["repo", "check", "--read-data"]);
+        barman.ok(&["verify-backup", "main", "latest"]);
+        drop(mounted);
+    }
+    std::fs::remove_dir(&repository).unwrap();
+    std::fs::rename(&aside, &repository).unwrap();
+    let packs = repository.join("packs");
+    std::fs::set_permissions(&packs, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
+    cluster.psql("CREATE TABLE more AS SELECT n, md5(n::text) FROM generate_series(1, 50000) n");
+    let denied = barman.run(&["backup", "main"]);
+    assert_eq!(denied.status, 1, "{denied}");
+    assert!(denied.stderr.contains("permission denied"), "{denied}");
+    std::fs::set_permissions(&packs, std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+    barman.archive_from("main", &mut cluster);
+    barman.ok(&["backup", "main", "--wait"]);
+    barman.ok(&["repo", "check", "--read-data"]);
+}
+
+/// A file system that is there until this is dropped.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn tmpfs(at: &std::path::Path, size: &str) -> Mounted {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0755"), "tmpfs"]).arg(at);
+        assert!(mount.status().unwrap().success());
+        Mounted(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
