@@ -129,7 +129,6 @@ impl Attempt<'_> {
         let index = Arc::new(Index::load(self.repository).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
         let writer = Writer::new(self.repository.clone(), index, options)?;
-        let started = std::time::Instant::now();
         let streamed =
             stream::stream(self.request, &facts, replication, writer, self.progress).await?;
         self.progress.phase("finishing", None);
@@ -198,8 +197,8 @@ impl Attempt<'_> {
                 new_bytes: written.new_bytes,
                 stored_bytes: written.stored_bytes,
                 new_chunks: written.new_chunks,
-                copy_micros: i64::try_from(started.elapsed().as_micros())
-                    .map_or(0, i64::unsigned_abs),
+                copy_micros: u64::try_from(streamed.copy_began.elapsed().as_micros())
+                    .unwrap_or(u64::MAX),
             },
             signature: None,
         };

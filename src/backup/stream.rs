@@ -25,6 +25,8 @@ pub struct Streamed {
     pub stop: WalPosition,
     /// The permission bits of the data directory.
     pub directory_mode: u32,
+    /// When the checkpoint was done and the server began to send.
+    pub copy_began: std::time::Instant,
 }
 
 /// Takes a base backup over `replication`.
@@ -46,6 +48,7 @@ pub async fn stream(
     };
     progress.phase("waiting for a checkpoint", None);
     let mut backup = BaseBackup::start(replication, &options).await?;
+    let copy_began = std::time::Instant::now();
     let start = backup.start_position();
     let total = backup.tablespaces().iter().filter_map(|space| space.size_kib).sum::<u64>() * 1024;
     progress.phase("copying", Some(total));
@@ -85,5 +88,5 @@ pub async fn stream(
         )
         .hint("it was promoted: run the backup again"));
     }
-    Ok(Streamed { copied, writer, start, stop, directory_mode })
+    Ok(Streamed { copied, writer, start, stop, directory_mode, copy_began })
 }

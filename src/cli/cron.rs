@@ -51,14 +51,9 @@ pub async fn run(_args: Args, session: &mut Session) -> Result<()> {
 /// Removes the sessions of processes that are gone.
 async fn tidy(settings: &RepositorySettings, output: &Output) -> Result<()> {
     let repository = open::quietly(settings, Access::Write).await?;
-    let before = sessions::list(&repository).await?.len();
-    let live = sessions::live(&repository).await?.len();
-    if before > live {
-        output.debug(format!(
-            "removed {} dead sessions from {}",
-            before - live,
-            repository.location()
-        ));
+    let removed = sessions::remove_dead(&repository).await?;
+    if removed > 0 {
+        output.debug(format!("removed {removed} dead sessions from {}", repository.location()));
     }
     Ok(())
 }

@@ -92,6 +92,7 @@ impl OwnSession {
             parents: vec![],
             start: None,
         };
+        remove_dead(&repository).await?;
         let own = OwnSession::begin(repository, activity).await?;
         match own.claim(server).await {
             Ok(()) => Ok(own),
@@ -205,21 +206,30 @@ pub async fn list(repository: &Repository) -> Result<Vec<FoundSession>> {
     Ok(found)
 }
 
-/// The sessions in the store that are not known to be dead. Those that are dead are removed.
+/// The sessions in the store that are not known to be dead.
 pub async fn live(repository: &Repository) -> Result<Vec<FoundSession>> {
+    Ok(sorted(repository).await?.0)
+}
+
+/// Removes the sessions that are known to be dead, and says how many.
+pub async fn remove_dead(repository: &Repository) -> Result<usize> {
+    let (_, dead) = sorted(repository).await?;
+    for session in &dead {
+        remove(repository, session.id).await?;
+    }
+    Ok(dead.len())
+}
+
+/// The sessions that may live, and those that are known to be dead.
+async fn sorted(repository: &Repository) -> Result<(Vec<FoundSession>, Vec<FoundSession>)> {
     let found = list(repository).await?;
     // The newest beat of all is the best reading of the store's clock at hand.
     let now = found.iter().map(|session| session.at).max().unwrap_or(SystemTime::UNIX_EPOCH);
-    let mut live = vec![];
-    for session in found {
+    let lives = |session: &FoundSession| {
         let silent = now.duration_since(session.at).unwrap_or_default() > SILENCE;
-        if silent || session.session.as_ref().is_some_and(is_gone_from_this_host) {
-            remove(repository, session.id).await?;
-        } else {
-            live.push(session);
-        }
-    }
-    Ok(live)
+        !silent && !session.session.as_ref().is_some_and(is_gone_from_this_host)
+    };
+    Ok(found.into_iter().partition(lives))
 }
 
 /// Whether the session ran on this very boot of this host and its process is no more.

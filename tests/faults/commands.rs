@@ -92,7 +92,7 @@ fn no_space_and_no_permission() {
     cluster.psql("SELECT pg_reload_conf()");
     let repository = barman.repository();
     let aside = barman.path("aside");
-    std::fs::rename(&repository, &aside).unwrap();
+    barman::storage::local::durable_rename(&repository, &aside).unwrap();
     std::fs::create_dir(&repository).unwrap();
     if crate::support::account::is_root() {
         // A file system of its own, with little more room than the repository takes.
@@ -112,7 +112,7 @@ fn no_space_and_no_permission() {
         drop(mounted);
     }
     std::fs::remove_dir(&repository).unwrap();
-    std::fs::rename(&aside, &repository).unwrap();
+    barman::storage::local::durable_rename(&aside, &repository).unwrap();
     let packs = repository.join("packs");
     std::fs::set_permissions(&packs, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
     cluster.psql("CREATE TABLE more AS SELECT n, md5(n::text) FROM generate_series(1, 50000) n");

@@ -100,7 +100,7 @@ impl Barman {
 
     /// A restore_command that gets WAL of server `name`.
     pub fn restore_command(&self, name: &str) -> String {
-        format!("{} wal-get {name} %f %p", self.invocation())
+        format!("{} wal-restore {name} %f %p", self.invocation())
     }
 
     /// Makes `cluster` archive its WAL to server `name`; restarts it where archive_mode was off.
