@@ -18,6 +18,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use barman::interrupt::Interrupt;
 use barman::progress::{Progress, Unobserved};
 use barman::repository::Repository;
 use barman::repository::slots::NewSlot;
@@ -102,7 +103,10 @@ async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Ar
         level: 3,
     };
     let begun = Instant::now();
-    let snapshot = barman::backup::back_up(&repository, &request, &unobserved()).await.unwrap();
+    let snapshot =
+        barman::backup::back_up(&repository, &request, &Interrupt::never(), &unobserved())
+            .await
+            .unwrap();
     let elapsed = begun.elapsed();
     // The restore needs the WAL of the backup.
     let wal = cluster.data().join("pg_wal");

@@ -11,6 +11,7 @@ pub mod chunking;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod interrupt;
 pub mod postgres;
 pub mod progress;
 pub mod repository;

@@ -20,17 +20,17 @@ use repo_format::snapshot::{
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
+use crate::interrupt::Interrupt;
 use crate::postgres::conninfo::ConnInfo;
 use crate::postgres::lsn::SystemId;
 use crate::postgres::replication::ReplicationConnection;
 use crate::postgres::sql::SqlConnection;
 use crate::progress::Progress;
 use crate::repository::commit::commit;
-use crate::repository::index::Index;
 use crate::repository::sessions::OwnSession;
 use crate::repository::snapshots::{self, next_in_order};
 use crate::repository::writer::{Writer, WriterOptions};
-use crate::repository::{Repository, host, notes, now_micros};
+use crate::repository::{Repository, host, maintenance, notes, now_micros};
 
 /// A backup that is wanted.
 #[derive(Debug, Clone)]
@@ -57,10 +57,12 @@ pub struct Request {
 /// still be on its way.
 ///
 /// # Errors
-/// Whatever fails, the backup is noted as failed with the reason, and earlier backups are untouched.
+/// Whatever fails, and when a signal ends it, the backup is noted as failed with the reason, and earlier
+/// backups are untouched.
 pub async fn back_up(
     repository: &Arc<Repository>,
     request: &Request,
+    interrupt: &Interrupt,
     progress: &Progress,
 ) -> Result<Snapshot> {
     let catalog = Catalog::load(repository, &request.server).await?;
@@ -79,7 +81,8 @@ pub async fn back_up(
         begun_at,
         system_id: None,
     };
-    let made = attempt.run().await;
+    // Dropping the attempt closes the connection, with which the server ends the backup on its side.
+    let made = interrupt.unless(Box::pin(attempt.run())).await;
     if let Err(error) = &made {
         let failure = Failure {
             reason: error.to_string(),
@@ -111,7 +114,10 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&mut self) -> Result<Snapshot> {
-        let facts = ServerFacts::ask(&self.request.sql).await?;
+        let sql = SqlConnection::connect(&self.request.sql).await?;
+        let facts = ServerFacts::ask(&sql).await;
+        sql.close().await;
+        let facts = facts?;
         let mut replication = ReplicationConnection::connect(&self.request.replication).await?;
         let system = replication.identify_system().await?;
         self.system_id = Some(system.system_id);
@@ -126,7 +132,8 @@ impl Attempt<'_> {
             )
             .hint("make both lead to the same server"));
         }
-        let index = Arc::new(Index::load(self.repository).await?);
+        let doomed = maintenance::doomed_packs(self.repository).await?;
+        let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
         let writer = Writer::new(self.repository.clone(), index, options)?;
         let streamed =
@@ -224,8 +231,7 @@ struct ServerFacts {
 }
 
 impl ServerFacts {
-    async fn ask(conninfo: &ConnInfo) -> Result<Self> {
-        let sql = SqlConnection::connect(conninfo).await?;
+    async fn ask(sql: &SqlConnection) -> Result<Self> {
         let settings = sql.settings(&["data_checksums", "summarize_wal"]).await?;
         let on = |name: &str| settings.get(name).map(|value| value == "on");
         let tablespaces = sql.tablespaces().await?;

@@ -6,16 +6,18 @@ pub mod verify;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use repo_format::names::BackupName;
 use repo_format::note::{Failure, KeepTarget};
-use repo_format::session::{Activity, Session};
+use repo_format::session::Session;
 use repo_format::snapshot::Snapshot;
 
 use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::{Lsn, TimelineId};
 use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, segments_between};
 use crate::repository::notes::{self, BackupNotes};
+use crate::repository::snapshots::DamagedSnapshot;
 use crate::repository::wal::StoredWal;
-use crate::repository::{Repository, sessions, snapshots};
+use crate::repository::{self, Repository, sessions, snapshots};
 use crate::wal::inventory::{Gap, Inventory};
 
 /// Where a backup is in its life. It is derived from what is there, never stored.
@@ -65,6 +67,8 @@ pub struct Backup {
     pub keep: Option<KeepTarget>,
     /// How it failed, if it did.
     pub failure: Option<Failure>,
+    /// Notes about it that are damaged; what they say is not known.
+    pub unreadable_notes: Vec<String>,
     /// Who makes it now, if anyone does.
     pub running: Option<Session>,
     /// The WAL that it needs.
@@ -138,7 +142,7 @@ impl Catalog {
     pub async fn load(repository: &Repository, server: &str) -> Result<Self> {
         // In this order: a backup that is committed meanwhile has a session, a snapshot, or both.
         let mut running = running_backups(repository, server).await?;
-        let snapshots = snapshots::of_server(repository, server).await?;
+        let (snapshots, damaged) = snapshots::all(repository, Some(server)).await?;
         let mut notes = notes::of_server(repository, server).await?;
         let mut wal = BTreeMap::new();
         for system in crate::wal::inventory::system_ids(repository, server).await? {
@@ -153,6 +157,14 @@ impl Catalog {
                 let inventory = wal.entry(snapshot.system_id).or_default();
                 let running = running.remove(&snapshot.backup_id);
                 backups.push(with_snapshot(snapshot, next, notes, running, inventory)?);
+            }
+        }
+        for DamagedSnapshot { name, error } in damaged {
+            let mut notes = notes.remove(&name.backup_id).unwrap_or_default();
+            if !notes.deleted {
+                tracing::warn!("backup {} cannot be read: {error}", name.backup_id);
+                notes.failure.get_or_insert(unreadable(&name, error));
+                backups.push(without_snapshot(name.backup_id, notes, None));
             }
         }
         let failed = notes.into_iter().filter(|(_, notes)| !notes.deleted);
@@ -199,16 +211,9 @@ async fn running_backups(
     repository: &Repository,
     server: &str,
 ) -> Result<BTreeMap<String, Session>> {
-    let mut running = BTreeMap::new();
-    for found in sessions::live(repository).await? {
-        let Some(session) = found.session else { continue };
-        if let Activity::Backup { server: of, backup_id, .. } = &session.activity
-            && of == server
-        {
-            running.insert(backup_id.clone(), session);
-        }
-    }
-    Ok(running)
+    let all = sessions::running_backups(repository).await?;
+    let of_server = all.into_iter().filter(|((of, _), _)| of == server);
+    Ok(of_server.map(|((_, backup_id), session)| (backup_id, session)).collect())
 }
 
 fn with_snapshot(
@@ -256,6 +261,7 @@ fn with_snapshot(
         snapshot: Some(snapshot.clone()),
         keep: notes.keep,
         failure: notes.failure,
+        unreadable_notes: notes.unreadable,
         running,
         needed,
         following,
@@ -266,12 +272,23 @@ fn without_snapshot(id: String, notes: BackupNotes, running: Option<Session>) ->
     Backup {
         id,
         snapshot: None,
-        keep: None,
+        keep: notes.keep,
         failure: notes.failure,
+        unreadable_notes: notes.unreadable,
         running,
         needed: NeededWal::default(),
         following: FollowingWal::default(),
     }
+}
+
+/// Why a backup whose snapshot is damaged cannot be used.
+fn unreadable(name: &BackupName, error: repository::Error) -> Failure {
+    let reason =
+        format!("{}; it may come back with: barman repo repair snapshots", Error::from(error));
+    let begun_at = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", &name.backup_id)
+        .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC))
+        .map_or(0, |time| time.timestamp().as_microsecond());
+    Failure { reason, begun_at, name: None, system_id: Some(name.system_id) }
 }
 
 /// The size of the WAL segments of a backup's cluster.

@@ -123,6 +123,7 @@ mod tests {
 
     use super::*;
     use crate::repository::Repository;
+    use crate::repository::index::Index;
     use crate::repository::slots::{NewSlot, PasswordCost};
     use crate::repository::writer::WriterOptions;
     use crate::storage::local::LocalStorage;
@@ -142,7 +143,8 @@ mod tests {
         let created = Repository::create(storage, &slot, Chunking::default(), Packing::default());
         let repository = Arc::new(runtime.block_on(created).unwrap());
         let options = WriterOptions { threads: 1, level: 1 };
-        let mut writer = Writer::new(repository, Arc::default(), options).unwrap();
+        let mut writer =
+            Writer::new(repository, Arc::new(Index::empty().unwrap()), options).unwrap();
         let mut map = MapBuilder::new(STRETCH as u32);
         runs.iter().for_each(|run| map.push(&mut writer, *run).unwrap());
         let content = map.finish(&mut writer).unwrap();

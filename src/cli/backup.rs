@@ -118,7 +118,11 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     for server in session.servers(&args.server_name) {
         let made = back_up(&args, server, &mut repositories, session).await;
         if let Err(error) = made {
+            let kind = error.kind();
             output.failure(&error.context(format!("backup of server {}", server.name)));
+            if kind == Kind::Interrupted {
+                break;
+            }
         }
     }
     Ok(())
@@ -133,7 +137,9 @@ async fn back_up(
     let output = &session.output;
     server.ready_for_backup()?;
     let timeout = check::timeout(args.check_timeout, server);
-    let report = checks::run(server, repositories, timeout).await;
+    let interrupt = &session.interrupt;
+    let checks = async { Ok(checks::run(server, repositories, timeout).await) };
+    let report = interrupt.unless(Box::pin(checks)).await?;
     for Check { name, hint, .. } in report.blockers() {
         let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
         output.error(format!("the check '{name}' failed{hint}"));
@@ -142,7 +148,7 @@ async fn back_up(
         return Err(Error::new(Kind::Refused, "not started, because checks failed")
             .hint(format!("see all checks: barman check {}", server.name)));
     }
-    let repository = repositories.of(server, Access::Write).await?;
+    let repository = interrupt.unless(repositories.of(server, Access::Write)).await?;
     let request = request(args, server)?;
     output.info(format!(
         "Starting backup of server {} into {}",
@@ -156,12 +162,16 @@ async fn back_up(
         );
     }
     let bar = session.progress("starting");
-    let made = make(args, server, &repository, &request, &bar, output).await;
+    let made = make(args, server, &repository, &request, &bar, session).await;
     bar.finish();
     let snapshot = made?;
     restore_point(&request, &snapshot).await;
     tell(&snapshot, output);
-    let waited = if args.wait { wait(args, &repository, &snapshot, session).await } else { Ok(()) };
+    let waited = if args.wait {
+        interrupt.unless(wait(args, &repository, &snapshot, session)).await
+    } else {
+        Ok(())
+    };
     let catalog = Catalog::load(&repository, &server.name).await?;
     let backup = catalog.find(&snapshot.backup_id)?;
     for (key, value) in backup_info::fields(&server.name, backup) {
@@ -216,7 +226,7 @@ async fn make(
     repository: &Arc<Repository>,
     request: &Request,
     bar: &Bar,
-    output: &Output,
+    session: &Session,
 ) -> Result<Snapshot> {
     let mut retries = match (args.no_retry, args.retry_times) {
         (true, _) => 0,
@@ -227,13 +237,23 @@ async fn make(
         .map_or(server.basebackup_retry_sleep, |seconds| Duration::from_secs(seconds.into()));
     loop {
         let begun_at = now_micros();
-        match Box::pin(backup::back_up(repository, request, &bar.observer())).await {
+        match Box::pin(backup::back_up(repository, request, &session.interrupt, &bar.observer()))
+            .await
+        {
             Err(error) if retries > 0 && error.kind() == Kind::Postgres => {
                 retries -= 1;
-                output.warning(format!("{error}; trying again in {}", human::duration(sleep)));
+                session
+                    .output
+                    .warning(format!("{error}; trying again in {}", human::duration(sleep)));
                 forget_failed(repository, &server.name, begun_at).await?;
                 bar.phase("waiting to try again");
-                tokio::time::sleep(sleep).await;
+                session
+                    .interrupt
+                    .unless(async {
+                        tokio::time::sleep(sleep).await;
+                        Ok(())
+                    })
+                    .await?;
             }
             made => return made,
         }
@@ -258,7 +278,9 @@ async fn restore_point(request: &Request, snapshot: &Snapshot) {
     }
     let mark = async {
         let sql = Box::pin(SqlConnection::connect(&request.sql)).await?;
-        sql.create_restore_point(&format!("barman_{}", snapshot.backup_id)).await
+        let made = sql.create_restore_point(&format!("barman_{}", snapshot.backup_id)).await;
+        sql.close().await;
+        made
     };
     if let Err(error) = mark.await {
         tracing::warn!("no restore point was made for backup {}: {error}", snapshot.backup_id);

@@ -108,16 +108,13 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
         return;
     }
     let sql = report.outcome("PostgreSQL", remote::connect(server).await);
-    let remote = match &sql {
-        Some(sql) => match Remote::ask_over(sql).await {
-            Ok(remote) => Some(remote),
-            Err(error) => {
-                report.must("PostgreSQL", false, text(&error));
-                None
-            }
-        },
-        None => None,
-    };
+    let mut remote = None;
+    if let Some(sql) = &sql {
+        match Remote::ask_over(sql).await {
+            Ok(asked) => remote = Some(asked),
+            Err(error) => report.must("PostgreSQL", false, text(&error)),
+        }
+    }
     if let Some(remote) = &remote {
         check_server(remote, report);
     }
@@ -162,6 +159,9 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
     }
     if let Some(repository) = &repository {
         check_conflicts(server, repository, report).await;
+    }
+    if let Some(sql) = sql {
+        sql.close().await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
 use super::output::Output;
 use super::{Session, open};
@@ -27,7 +28,7 @@ const EXAMPLES: &str = "EXAMPLES:
 
 /// Runs the command.
 pub async fn run(_args: Args, session: &mut Session) -> Result<()> {
-    let Session { config, output } = session;
+    let Session { config, output, .. } = session;
     let Some(_lock) = lock(&config.global.state_directory) else {
         output.debug("another cron is running");
         return Ok(());
@@ -48,12 +49,19 @@ pub async fn run(_args: Args, session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Removes the sessions of processes that are gone.
+/// A file that was not touched for so long belongs to a process that is gone: files are written at once.
+const UNFINISHED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes the sessions of processes that are gone, and what they left half written.
 async fn tidy(settings: &RepositorySettings, output: &Output) -> Result<()> {
     let repository = open::quietly(settings, Access::Write).await?;
     let removed = sessions::remove_dead(&repository).await?;
     if removed > 0 {
         output.debug(format!("removed {removed} dead sessions from {}", repository.location()));
+    }
+    let removed = repository.storage().remove_unfinished(UNFINISHED).await?;
+    if removed > 0 {
+        output.debug(format!("removed {removed} unfinished files from {}", repository.location()));
     }
     Ok(())
 }

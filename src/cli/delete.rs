@@ -58,6 +58,12 @@ fn refusal(server: &Server, catalog: &Catalog, backup: &Backup) -> Option<String
              barman keep {name} {id} --release"
         ));
     }
+    if let [note, ..] = backup.unreadable_notes.as_slice() {
+        return Some(format!(
+            "{note} is damaged: it may say that backup {id} of server {name} is kept; say anew \
+             whether it is: barman keep {name} {id} --target full, or --release"
+        ));
+    }
     let done = catalog.backups.iter().filter(|backup| backup.status() == Status::Done).count();
     let minimum = usize::try_from(server.minimum_redundancy).unwrap_or(usize::MAX);
     (backup.status() == Status::Done && done <= minimum).then(|| {

@@ -24,7 +24,7 @@ const EXAMPLES: &str = "EXAMPLES:
 
 /// Lists them.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
-    let Session { config, output } = session;
+    let Session { config, output, .. } = session;
     for (name, server) in &config.servers {
         let description = server.description.clone().unwrap_or_default();
         if args.minimal {

@@ -53,6 +53,7 @@ pub use session::Session;
 use crate::config::values::LogLevel;
 use crate::config::{Config, Environment};
 use crate::error::{Error, Kind, Result};
+use crate::interrupt::Interrupt;
 use output::{Color, Format, Output};
 use progress::Terminal;
 
@@ -190,9 +191,15 @@ pub async fn run(invocation: Invocation) -> ExitCode {
         Ok(config) => {
             global.start_logging(&output, Some(&config));
             report_doubts(&config, &output, &command);
-            let mut session = Session { config, output };
+            let interrupt = listen(&command, &output);
+            let mut session = Session { config, output, interrupt: interrupt.clone() };
+            let ends_itself = matches!(command, Command::Backup(_));
             let run = AssertUnwindSafe(dispatch(command, &mut session)).catch_unwind();
-            let result = run.await.unwrap_or_else(|_| Err(bug()));
+            let run = Box::pin(async { run.await.unwrap_or_else(|_| Err(bug())) });
+            let result = if ends_itself { run.await } else { interrupt.unless(run).await };
+            if let Some(signal) = interrupt.signal() {
+                session.output.set_exit_code(signal.exit_code());
+            }
             (session.output, result)
         }
         Err(error) => {
@@ -204,6 +211,18 @@ pub async fn run(invocation: Invocation) -> ExitCode {
         output.set_exit_code(wal_restore::FAILED);
     }
     end(output, result)
+}
+
+/// Listens to signals, but for the commands that PostgreSQL runs: it has to see them end by the signals
+/// that it sends them, and what they leave is whole at any moment.
+fn listen(command: &Command, output: &Output) -> Interrupt {
+    if matches!(command, Command::WalArchive(_) | Command::WalRestore(_) | Command::GetWal(_)) {
+        return Interrupt::never();
+    }
+    Interrupt::listen().unwrap_or_else(|error| {
+        output.warning(format!("signals will end this command at once: {error}"));
+        Interrupt::never()
+    })
 }
 
 /// Says that the program cannot even begin.

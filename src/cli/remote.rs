@@ -84,7 +84,12 @@ pub struct Remote {
 impl Remote {
     /// Asks `server`; gives up after a while.
     pub async fn ask(server: &Server) -> Result<Self> {
-        let asked = async { Remote::ask_over(&connect(server).await?).await };
+        let asked = async {
+            let sql = connect(server).await?;
+            let asked = Remote::ask_over(&sql).await;
+            sql.close().await;
+            asked
+        };
         tokio::time::timeout(PATIENCE, Box::pin(asked)).await.unwrap_or_else(|_| {
             let message = format!("server '{}' gave no answer in {PATIENCE:?}", server.name);
             Err(Error::new(Kind::Postgres, message))

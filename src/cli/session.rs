@@ -7,6 +7,7 @@ use super::output::Output;
 use super::progress::Bar;
 use crate::config::{Config, RepositorySettings, Server};
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 
 /// One run of the program.
 pub struct Session {
@@ -14,6 +15,8 @@ pub struct Session {
     pub config: Config,
     /// Where everything is said.
     pub output: Output,
+    /// Tells when someone wants the program to end.
+    pub interrupt: Interrupt,
 }
 
 impl Session {

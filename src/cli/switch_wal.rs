@@ -9,6 +9,7 @@ use super::output::Output;
 use super::{Session, remote};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
+use crate::postgres::sql::SqlConnection;
 use crate::repository::{Access, wal};
 
 /// How often the archive is looked at.
@@ -59,8 +60,20 @@ async fn switch(
     output: &Output,
 ) -> Result<()> {
     server.ready_for_backup()?;
-    let name = &server.name;
     let sql = remote::connect(server).await?;
+    let switched = switch_over(&sql, args, server, repositories, output).await;
+    sql.close().await;
+    switched
+}
+
+async fn switch_over(
+    sql: &SqlConnection,
+    args: &Args,
+    server: &Server,
+    repositories: &mut Repositories<'_>,
+    output: &Output,
+) -> Result<()> {
+    let name = &server.name;
     if sql.is_in_recovery().await? {
         output.info(format!("No switch performed because server '{name}' is a standby."));
         return Ok(());

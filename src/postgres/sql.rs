@@ -10,13 +10,15 @@ use super::error::Error;
 use super::lsn::{Lsn, SystemId, TimelineId};
 use super::wal_name::SegmentSize;
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-/// A session. Dropping it closes the connection, after what is running.
+/// A session. Dropping it closes the connection some time later; [`SqlConnection::close`] sees it closed.
 pub struct SqlConnection {
     client: Client,
+    connection: JoinHandle<()>,
     parameters: BTreeMap<&'static str, String>,
 }
 
@@ -76,7 +78,16 @@ pub struct SlotInfo {
     pub wal_status: Option<String>,
 }
 
+/// How long a server may take to see that a session ends.
+const CLOSE: Duration = Duration::from_secs(1);
+
 impl SqlConnection {
+    /// Ends the session in the server's sight: a process that just exits is logged there as lost.
+    pub async fn close(self) {
+        drop(self.client);
+        let _ = tokio::time::timeout(CLOSE, self.connection).await;
+    }
+
     /// The client, for statements that have no method here.
     pub fn client(&self) -> &Client {
         &self.client

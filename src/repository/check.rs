@@ -4,16 +4,23 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use repo_format::codec::DecodeError;
-use repo_format::ids::PackId;
+use repo_format::config::Config;
+use repo_format::ids::{PackId, SnapshotHash};
+use repo_format::maintenance::Maintenance;
 use repo_format::names::ObjectName;
+use repo_format::note::Note;
 use repo_format::pack::{self, PackEntry};
+use repo_format::record::Record;
+use repo_format::role::PlaceRole;
+use repo_format::session::Session;
+use repo_format::slot;
 use repo_format::snapshot::Snapshot;
 
 use super::error::{Error, Result};
-use super::index::Index;
+use super::index::{Index, packs_in_store};
 use super::reader::Reader;
 use super::references::References;
-use super::{Repository, notes, snapshots, wal};
+use super::{Repository, repair, snapshots, wal};
 use crate::progress::Progress;
 
 /// What a check found.
@@ -29,6 +36,8 @@ pub struct Report {
     pub bytes_read: u64,
     /// Everything that is wrong.
     pub problems: Vec<Problem>,
+    /// What is not wrong, and worth to be known.
+    pub notices: Vec<String>,
 }
 
 /// Something that is wrong.
@@ -42,8 +51,9 @@ pub struct Problem {
     pub backups: Vec<String>,
 }
 
-/// Checks the whole repository: that every snapshot is whole, that every pack is there with the length
-/// it should have, and, with `read_data`, that every byte is what it should be.
+/// Checks the whole repository: that every object is what its name says, that every snapshot is whole,
+/// that every pack is there with the length it should have, and, with `read_data`, that every byte is
+/// what it should be.
 ///
 /// # Errors
 /// Only if the store fails; damage is reported.
@@ -53,32 +63,31 @@ pub async fn check(
     progress: &Progress,
 ) -> Result<Report> {
     let mut report = Report::default();
-    let mut all = vec![];
-    for name in snapshots::names(repository, None).await? {
-        match snapshots::read(repository, &name).await {
-            Ok(snapshot) => all.push(snapshot),
-            Err(Error::Damaged { object, error }) => {
-                let backups = vec![format!("{}/{}", name.server, name.backup_id)];
-                report.problems.push(Problem { object, detail: error.to_string(), backups });
-            }
-            // Deleted since it was listed.
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
+    let (all, damaged) = snapshots::all(repository, None).await?;
+    for snapshots::DamagedSnapshot { name, error } in damaged {
+        let backups = vec![format!("{}/{}", name.server, name.backup_id)];
+        let object = ObjectName::Snapshot(name).to_string();
+        let detail = crate::error::Error::from(error).to_string();
+        report.problems.push(Problem { object, detail, backups });
     }
     // After the snapshots: what they refer to was there before them.
-    let (mut index, damaged) = Index::load_sound(repository).await?;
+    let mut index = Index::load(repository).await?;
+    let damaged = index.damaged().to_vec();
     if !damaged.is_empty() {
         index = Index::rebuild(repository).await?;
         for (object, error) in damaged {
-            report.problem(object, format!("{error}; the packs themselves were read instead"));
+            let detail = format!("{error}; barman repo repair index makes it anew from the packs");
+            report.problem(object, detail);
         }
     }
     let index = Arc::new(index);
     check_packs(repository, &index, read_data, progress, &mut report).await?;
-    check_snapshots(repository, &index, all, progress, &mut report).await?;
-    check_notes(repository, &mut report).await?;
-    check_wal(repository, read_data, progress, &mut report).await?;
+    check_snapshots(repository, &index, &all, progress, &mut report).await?;
+    check_lost_snapshots(repository, &index, &all, &mut report).await?;
+    check_small_objects(repository, &mut report).await?;
+    for kind in ["wal/", "conflicts/"] {
+        check_wal(repository, kind, read_data, progress, &mut report).await?;
+    }
     Ok(report)
 }
 
@@ -95,7 +104,7 @@ impl Report {
 async fn check_snapshots(
     repository: &Arc<Repository>,
     index: &Arc<Index>,
-    all: Vec<Snapshot>,
+    all: &[Snapshot],
     progress: &Progress,
     report: &mut Report,
 ) -> Result<()> {
@@ -109,24 +118,32 @@ async fn check_snapshots(
             _ => None,
         })
         .collect();
+    let reader = Arc::new(Reader::new(repository.clone(), index.clone()));
+    let mut rebuilt = None;
     for snapshot in all {
         report.snapshots += 1;
         let backup = format!("{}/{}", snapshot.server, snapshot.backup_id);
         let object = snapshot.object_name().to_string();
-        let reader = Reader::new(repository.clone(), index.clone());
-        let index = index.clone();
-        let (result, packs) = blocking(move || {
-            let mut walk = References::new(&reader, &index, None);
-            (walk.follow(&snapshot), walk.packs)
-        })
-        .await;
+        let (mut result, mut packs) = follow(&reader, index, snapshot).await;
+        if matches!(result, Err(Error::MissingChunk(_))) {
+            // The packs may hold what the index does not name.
+            let whole = match &rebuilt {
+                Some(whole) => Arc::clone(whole),
+                None => rebuilt.insert(Arc::new(Index::rebuild(repository).await?)).clone(),
+            };
+            let again = follow(&reader, &whole, snapshot).await;
+            if again.0.is_ok() {
+                let detail = "the index does not name everything that is in the packs; it is made \
+                              anew by: barman repo repair index";
+                if !report.problems.iter().any(|problem| problem.detail == detail) {
+                    report.problem("index", detail);
+                }
+                (result, packs) = again;
+            }
+        }
         match result {
             Ok(()) => {}
-            Err(error @ (Error::MissingChunk(_) | Error::Damaged { .. })) => {
-                let detail = crate::error::Error::from(error).to_string();
-                report.problems.push(Problem { object, detail, backups: vec![backup.clone()] });
-            }
-            Err(error) if error.is_not_found() => {
+            Err(error) if error.is_damage() => {
                 let detail = crate::error::Error::from(error).to_string();
                 report.problems.push(Problem { object, detail, backups: vec![backup.clone()] });
             }
@@ -141,6 +158,49 @@ async fn check_snapshots(
     Ok(())
 }
 
+/// Follows all references of a snapshot, and says in which packs they end.
+async fn follow(
+    reader: &Arc<Reader>,
+    index: &Arc<Index>,
+    snapshot: &Snapshot,
+) -> (Result<()>, BTreeSet<PackId>) {
+    let (reader, index, snapshot) = (reader.clone(), index.clone(), snapshot.clone());
+    blocking(move || {
+        let mut walk = References::new(&reader, &index);
+        (walk.follow(&snapshot), walk.packs)
+    })
+    .await
+}
+
+/// Snapshots of which only the copy in the packs is left.
+async fn check_lost_snapshots(
+    repository: &Arc<Repository>,
+    index: &Arc<Index>,
+    all: &[Snapshot],
+    report: &mut Report,
+) -> Result<()> {
+    let previous: BTreeSet<SnapshotHash> = all.iter().flat_map(|s| s.previous.clone()).collect();
+    for lost in repair::lost_snapshots(repository, index, all).await? {
+        let backup = format!("{}/{}", lost.server, lost.backup_id);
+        let remedy = "its copy is put in place by: barman repo repair snapshots";
+        if report.problems.iter().any(|problem| problem.object == lost.object_name().to_string()) {
+            continue;
+        }
+        if previous.contains(&lost.hash()) {
+            report.problems.push(Problem {
+                object: lost.object_name().to_string(),
+                detail: format!("it is missing; {remedy}"),
+                backups: vec![backup],
+            });
+        } else {
+            report.notices.push(format!(
+                "backup {backup} was interrupted as it ended, or its snapshot was lost; {remedy}"
+            ));
+        }
+    }
+    Ok(())
+}
+
 async fn check_packs(
     repository: &Arc<Repository>,
     index: &Arc<Index>,
@@ -148,16 +208,7 @@ async fn check_packs(
     progress: &Progress,
     report: &mut Report,
 ) -> Result<()> {
-    let listed: BTreeMap<PackId, u64> = repository
-        .storage()
-        .list("packs/")
-        .await?
-        .iter()
-        .filter_map(|object| match ObjectName::parse(&object.name)? {
-            ObjectName::Pack(id) => Some((id, object.size)),
-            _ => None,
-        })
-        .collect();
+    let listed = packs_in_store(repository.storage().as_ref()).await?;
     let known: BTreeMap<PackId, u64> = index.packs().collect();
     let total = read_data.then(|| listed.values().sum());
     progress.phase("packs", total);
@@ -236,16 +287,48 @@ fn check_blob(reader: &Reader, entry: &PackEntry, frame: &[u8]) -> Result<()> {
     Ok(())
 }
 
-async fn check_notes(repository: &Repository, report: &mut Report) -> Result<()> {
-    let mut servers: BTreeSet<String> = BTreeSet::new();
-    for object in repository.storage().list("notes/").await? {
-        if let Some(ObjectName::Note { server, .. }) = ObjectName::parse(&object.name) {
-            servers.insert(server);
+/// Checks the objects that stand for themselves: each must open, or read, under its own name.
+async fn check_small_objects(repository: &Arc<Repository>, report: &mut Report) -> Result<()> {
+    let storage = repository.storage();
+    let keys = repository.keys();
+    for object in storage.list("").await? {
+        let Some(name) = ObjectName::parse(&object.name) else {
+            let notice = format!("{} is nothing of a repository, and ignored", object.name);
+            report.notices.push(notice);
+            continue;
+        };
+        let of_others = matches!(
+            name,
+            ObjectName::Pack(_)
+                | ObjectName::Index(_)
+                | ObjectName::Snapshot(_)
+                | ObjectName::Wal(_)
+                | ObjectName::Conflict(_)
+        );
+        if of_others {
+            continue;
         }
-    }
-    for server in servers {
-        if let Err(Error::Damaged { object, error }) = notes::of_server(repository, &server).await {
-            report.problem(object, error.to_string());
+        let bytes = match storage.get(&object.name).await {
+            // Sessions end while they are looked at.
+            Err(error) if error.is_not_found() => continue,
+            bytes => bytes?,
+        };
+        let read = match &name {
+            ObjectName::Config(number) => Config::open(keys.naming(), *number, &bytes).map(|_| ()),
+            ObjectName::Role => PlaceRole::decode(&bytes).map(|_| ()),
+            ObjectName::KeySlot(_) => slot::header(&bytes).map(|_| ()),
+            ObjectName::Note { .. } => Note::open(keys, &name, &bytes).map(|_| ()),
+            ObjectName::Session { .. } => Session::open(keys, &name, &bytes).map(|_| ()),
+            ObjectName::Maintenance(_) => Maintenance::open(keys, &name, &bytes).map(|_| ()),
+            _ => Ok(()),
+        };
+        if let Err(error) = read {
+            let backups = match &name {
+                ObjectName::Note { server, backup_id, .. } => vec![format!("{server}/{backup_id}")],
+                _ => vec![],
+            };
+            let detail = error.to_string();
+            report.problems.push(Problem { object: object.name, detail, backups });
         }
     }
     Ok(())
@@ -253,22 +336,22 @@ async fn check_notes(repository: &Repository, report: &mut Report) -> Result<()>
 
 async fn check_wal(
     repository: &Arc<Repository>,
+    kind: &str,
     read_data: bool,
     progress: &Progress,
     report: &mut Report,
 ) -> Result<()> {
-    let objects = repository.storage().list("wal/").await?;
+    let objects = repository.storage().list(kind).await?;
     let total = read_data.then(|| objects.iter().map(|object| object.size).sum());
     progress.phase("WAL", total);
     let mut seen: HashMap<(String, u64, u32, String), String> = HashMap::new();
     for object in objects {
-        let Some(ObjectName::Wal(name)) = ObjectName::parse(&object.name) else {
-            report.problem(object.name, "it is not a name of a WAL object");
+        let Some(whole_name) = ObjectName::parse(&object.name) else { continue };
+        let (ObjectName::Wal(name) | ObjectName::Conflict(name)) = whole_name.clone() else {
             continue;
         };
-        let whole_name = ObjectName::Wal(name.clone());
         report.wal_files += 1;
-        if name.part.is_none() {
+        if matches!(whole_name, ObjectName::Wal(_)) && name.part.is_none() {
             let file = (name.server, name.system_id, name.timeline, name.file);
             if let Some(other) = seen.insert(file, object.name.clone()) {
                 report.problem(

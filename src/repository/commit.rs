@@ -4,24 +4,19 @@
 //! look whether anything it refers to is about to be deleted. A pruner writes down what it will delete
 //! before it looks for snapshots; so one of the two always sees the other, whatever the clocks say.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use repo_format::chunk::ChunkKind;
-use repo_format::ids::PackId;
-use repo_format::maintenance::{Maintenance, Phase};
-use repo_format::names::ObjectName;
 use repo_format::record::{Record, SealError};
 use repo_format::snapshot::Snapshot;
 
-use super::Repository;
 use super::error::{Error, Result};
 use super::index::Index;
 use super::reader::Reader;
 use super::references::References;
 use super::sessions::{OwnSession, SILENCE};
-use super::snapshots;
 use super::writer::{Writer, WriterOptions};
+use super::{Access, Repository, maintenance, snapshots};
 
 /// Puts `snapshot`, all of whose chunks are stored, and makes sure that it is whole. When this
 /// returns, the backup is done.
@@ -51,25 +46,14 @@ async fn verify(
     session: &OwnSession,
     snapshot: &Snapshot,
 ) -> Result<()> {
-    let doomed = doomed_packs(repository).await?;
+    repository.require_newest(Access::Write).await?;
+    let doomed = maintenance::doomed_packs(repository).await?;
     let fenced = !session.is_known().await?;
-    let index = Arc::new(Index::load(repository).await?);
-    let available: BTreeSet<PackId> = repository
-        .storage()
-        .list("packs/")
-        .await?
-        .iter()
-        .filter_map(|object| match ObjectName::parse(&object.name)? {
-            ObjectName::Pack(id) => Some(id),
-            _ => None,
-        })
-        .filter(|id| !doomed.contains(id))
-        .collect();
+    let index = Arc::new(maintenance::usable_index(repository, &doomed).await?);
     let reader = Reader::new(repository.clone(), index.clone());
     let snapshot = snapshot.clone();
-    let followed = tokio::task::spawn_blocking(move || {
-        References::new(&reader, &index, Some(&available)).follow(&snapshot)
-    });
+    let followed =
+        tokio::task::spawn_blocking(move || References::new(&reader, &index).follow(&snapshot));
     let followed =
         followed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     match followed {
@@ -80,32 +64,12 @@ async fn verify(
     }
 }
 
-/// The packs that a pruner has announced it will delete.
-async fn doomed_packs(repository: &Repository) -> Result<BTreeSet<PackId>> {
-    let mut doomed = BTreeSet::new();
-    for object in repository.storage().list("maintenance/").await? {
-        let Some(name @ ObjectName::Maintenance(_)) = ObjectName::parse(&object.name) else {
-            continue;
-        };
-        let record = match repository.storage().get(&object.name).await {
-            Err(error) if error.is_not_found() => continue,
-            record => record?,
-        };
-        let record = Maintenance::open(repository.keys(), &name, &record)
-            .map_err(|e| Error::damaged(object.name, e))?;
-        if record.phase != Phase::Done {
-            doomed.extend(record.packs);
-        }
-    }
-    Ok(doomed)
-}
-
 /// Stores the snapshot's record as a chunk as well, from which a lost snapshot can be recovered.
 async fn store_copy(repository: &Arc<Repository>, snapshot: &Snapshot) -> Result<()> {
     let record = snapshot.encode().map_err(SealError::from)?;
     let id = repository.keys().naming().chunk_id_of(ChunkKind::Snapshot, &record);
     let options = WriterOptions { threads: 1, level: 3 };
-    let mut writer = Writer::new(repository.clone(), Arc::default(), options)?;
+    let mut writer = Writer::new(repository.clone(), Arc::new(Index::empty()?), options)?;
     let stored = tokio::task::spawn_blocking(move || {
         writer.add(ChunkKind::Snapshot, id, record)?;
         writer.finish()

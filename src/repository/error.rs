@@ -72,6 +72,9 @@ pub enum Error {
     /// A chunk that something refers to is nowhere.
     #[error("chunk {0} is missing from the repository")]
     MissingChunk(ChunkId),
+    /// A temporary file of this host failed.
+    #[error("a temporary file in {} failed", super::host::scratch_directory().display())]
+    Scratch(#[source] std::io::Error),
     /// Content could not be encoded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -124,6 +127,17 @@ impl Error {
         Error::Damaged { object: object.into(), error }
     }
 
+    /// Whether something in the repository is missing or not what it must be, so that another copy of it
+    /// may help.
+    pub fn is_damage(&self) -> bool {
+        let is_short = |error: &storage::Error| matches!(error.cause, storage::Cause::Short { .. });
+        match self {
+            Error::Damaged { .. } | Error::MissingChunk(_) => true,
+            Error::Storage(error) => error.is_not_found() || is_short(error),
+            _ => false,
+        }
+    }
+
     /// Whether the store answered that an object does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Storage(error) if error.is_not_found())
@@ -158,6 +172,9 @@ impl From<Error> for crate::error::Error {
                 Kind::Damaged,
                 Some("run: barman repo check --read-data, which lists the backups it touches"),
             ),
+            Error::Scratch(_) => {
+                (Kind::Io, Some("give it space, or name another directory in TMPDIR"))
+            }
             Error::Encode(_) | Error::Seal(_) | Error::Random(_) => (Kind::Storage, None),
             Error::Busy { .. } => {
                 (Kind::Refused, Some("wait for it to end, or end it, and try again"))
@@ -173,6 +190,7 @@ impl From<Error> for crate::error::Error {
         let base = crate::error::Error::new(kind, error.to_string());
         let base = match error {
             Error::Damaged { error, .. } => base.because(error),
+            Error::Scratch(error) => base.because(error),
             _ => base,
         };
         match hint {

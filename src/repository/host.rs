@@ -1,6 +1,17 @@
-//! Who this process is, for sessions and notes.
+//! Who this process is, for sessions and notes, and where it runs.
 
 use std::fs;
+use std::path::PathBuf;
+
+/// Where large temporary files go: `TMPDIR`, or `/var/tmp`, which is on a disk where `/tmp` may not be.
+pub fn scratch_directory() -> PathBuf {
+    let usual = PathBuf::from("/var/tmp");
+    if std::env::var_os("TMPDIR").is_none() && usual.is_dir() {
+        usual
+    } else {
+        std::env::temp_dir()
+    }
+}
 
 /// The name of this host.
 pub fn name() -> String {

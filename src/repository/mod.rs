@@ -11,10 +11,12 @@ pub mod error;
 pub mod host;
 pub mod index;
 pub mod key_file;
+pub mod maintenance;
 pub mod notes;
 pub mod packer;
 pub mod reader;
 pub mod references;
+pub mod repair;
 pub mod sessions;
 pub mod slots;
 pub mod snapshots;
@@ -60,8 +62,8 @@ pub struct Repository {
 impl Repository {
     /// Creates a repository in an empty place, with one key slot.
     ///
-    /// The slot comes last: before it exists there is nothing that can be opened, and a creation that
-    /// was interrupted can be started again only in an empty place.
+    /// The slot comes last: before it exists there is nothing that can be opened. What a creation that
+    /// was interrupted has left, a configuration without any slot, is replaced.
     ///
     /// # Errors
     /// [`Error::Exists`] if there is a repository already.
@@ -71,11 +73,7 @@ impl Repository {
         chunking: Chunking,
         packing: Packing,
     ) -> Result<Self> {
-        if let Ok(objects) = storage.list("").await
-            && objects.iter().any(|object| ObjectName::parse(&object.name).is_some())
-        {
-            return Err(Error::Exists { location: storage.location() });
-        }
+        remove_unfinished(storage.as_ref()).await?;
         let secrets = MasterSecrets::random()?;
         let keys = KeyRing::new(&secrets).map_err(|e| Error::damaged("new keys", e))?;
         let config = Config {
@@ -96,7 +94,13 @@ impl Repository {
             config: sealed,
             config_number: config.number,
         };
+        let sealed = slot_secrets.config.clone();
         let slot = slots::put(storage.as_ref(), slot, &slot_secrets).await?;
+        // Who found our configuration before the slot was there may have taken it for one that was left.
+        if !storage.get(&name).await.is_ok_and(|config| config == sealed) {
+            storage.delete(&ObjectName::KeySlot(slot).to_string()).await?;
+            return Err(Error::Exists { location: storage.location() });
+        }
         Ok(Repository { storage, keys, secrets, config, slot })
     }
 
@@ -118,7 +122,7 @@ impl Repository {
             return Err(Error::OtherRepository { location: storage.location() });
         }
         let repository = Repository { storage, keys, secrets: opened.secrets, config, slot };
-        repository.require(access)?;
+        repository.require_features(&repository.config.features, access)?;
         if access == Access::Write {
             repository.refuse_mirror().await?;
         }
@@ -178,9 +182,20 @@ impl Repository {
         }
     }
 
+    /// Refuses what a configuration that came since this repository was opened does not allow.
+    pub async fn require_newest(&self, access: Access) -> Result<()> {
+        let newest = config_numbers(self.storage.as_ref()).await?.into_iter().max();
+        let Some(number) = newest.filter(|number| *number > self.config.number) else {
+            return Ok(());
+        };
+        let name = ObjectName::Config(number).to_string();
+        let config = Config::open(self.keys.naming(), number, &self.storage.get(&name).await?)
+            .map_err(|e| Error::damaged(name, e))?;
+        self.require_features(&config.features, access)
+    }
+
     /// Refuses what needs features that this program does not know.
-    fn require(&self, access: Access) -> Result<()> {
-        let features = &self.config.features;
+    fn require_features(&self, features: &Features, access: Access) -> Result<()> {
         let mut needed = vec![("read", &features.read)];
         if access == Access::Write {
             needed.push(("write to", &features.write));
@@ -200,6 +215,33 @@ impl Repository {
     }
 }
 
+/// Makes a place ready for a new repository: it is empty, or has only the configuration that an interrupted
+/// creation left, which nobody can open.
+///
+/// # Errors
+/// [`Error::Exists`] if there is more.
+async fn remove_unfinished(storage: &dyn Storage) -> Result<()> {
+    let exists = || Error::Exists { location: storage.location() };
+    // A place that is not there yet is made by the first write, which tells if it cannot be.
+    let Ok(objects) = storage.list("").await else { return Ok(()) };
+    for object in objects {
+        match ObjectName::parse(&object.name) {
+            None => {}
+            Some(ObjectName::Config(1)) => {
+                let config = storage.get(&object.name).await?;
+                storage.delete(&object.name).await?;
+                // Its creator may have been at work all the time.
+                if !storage.list("keys/").await?.is_empty() {
+                    storage.put(&object.name, config).await?;
+                    return Err(exists());
+                }
+            }
+            Some(_) => return Err(exists()),
+        }
+    }
+    Ok(())
+}
+
 /// The configuration with the highest number that authenticates; the slot's copy if that is newer,
 /// or if none in the store is readable.
 async fn newest_config(
@@ -207,15 +249,7 @@ async fn newest_config(
     keys: &KeyRing,
     slot: &SlotSecrets,
 ) -> Result<Config> {
-    let mut numbers: Vec<u64> = storage
-        .list("config/")
-        .await?
-        .iter()
-        .filter_map(|object| match ObjectName::parse(&object.name)? {
-            ObjectName::Config(number) => Some(number),
-            _ => None,
-        })
-        .collect();
+    let mut numbers = config_numbers(storage).await?;
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     for number in numbers.into_iter().take_while(|number| *number >= slot.config_number) {
         let name = ObjectName::Config(number).to_string();
@@ -230,6 +264,15 @@ async fn newest_config(
     tracing::warn!("the repository's configuration is missing; using the copy in the key slot");
     Config::open(keys.naming(), slot.config_number, &slot.config)
         .map_err(|e| Error::damaged("the configuration in the key slot", e))
+}
+
+/// The numbers of the configurations in the store.
+async fn config_numbers(storage: &dyn Storage) -> Result<Vec<u64>> {
+    let number = |name: &str| match ObjectName::parse(name)? {
+        ObjectName::Config(number) => Some(number),
+        _ => None,
+    };
+    Ok(storage.list("config/").await?.iter().filter_map(|object| number(&object.name)).collect())
 }
 
 /// The time by this host's clock, in microseconds since 1970-01-01 UTC.

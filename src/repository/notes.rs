@@ -7,7 +7,7 @@ use repo_format::names::{ObjectName, escape};
 use repo_format::note::{Fact, Failure, KeepTarget, Note};
 use repo_format::record::Record;
 
-use super::error::{Error, Result};
+use super::error::Result;
 use super::{Repository, host, now_micros};
 
 /// What the notes about one backup say together.
@@ -19,16 +19,23 @@ pub struct BackupNotes {
     pub failure: Option<Failure>,
     /// Whether the backup was deleted.
     pub deleted: bool,
+    /// The notes that cannot be read; what they say is not known.
+    pub unreadable: Vec<String>,
     /// The highest number of a note.
     last: u64,
 }
 
 impl BackupNotes {
-    fn apply(&mut self, number: u64, note: Note) {
-        self.last = number;
+    fn apply(&mut self, note: Note) {
         match note.fact {
-            Fact::Keep(target) => self.keep = Some(target),
-            Fact::Release => self.keep = None,
+            Fact::Keep(_) | Fact::Release => {
+                self.keep = match note.fact {
+                    Fact::Keep(target) => Some(target),
+                    _ => None,
+                };
+                // Whatever an older note said, this is what holds.
+                self.unreadable.clear();
+            }
             Fact::Failed(failure) => self.failure = Some(failure),
             Fact::Deleted { .. } => self.deleted = true,
             Fact::Undeleted => self.deleted = false,
@@ -62,9 +69,15 @@ pub async fn of_server(
             Err(error) if error.is_not_found() => continue,
             object => object?,
         };
-        let note = Note::open(repository.keys(), &name, &object)
-            .map_err(|e| Error::damaged(name.to_string(), e))?;
-        notes.entry(backup_id).or_default().apply(number, note);
+        let known = notes.entry(backup_id).or_default();
+        known.last = number;
+        match Note::open(repository.keys(), &name, &object) {
+            Ok(note) => known.apply(note),
+            Err(error) => {
+                tracing::warn!("{name} is damaged, and left out: {error}");
+                known.unreadable.push(name.to_string());
+            }
+        }
     }
     Ok(notes)
 }

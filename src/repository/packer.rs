@@ -17,10 +17,10 @@ use crate::storage;
 
 /// An index run is written after so many packs, so that an interrupted backup leaves chunks that the
 /// next one finds.
-const PACKS_PER_RUN: usize = 32;
+pub const PACKS_PER_RUN: usize = 32;
 
 /// The most chunks of one index run; its rows are held in memory until it is written.
-const CHUNKS_PER_RUN: usize = 500_000;
+pub const CHUNKS_PER_RUN: usize = 500_000;
 
 /// What has been added to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,16 +1,16 @@
 //! Gets chunks back: fetches blobs, opens and decodes them, and keeps the latest in memory.
 
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use repo_format::DecodeError;
-use repo_format::blob::{BlobBody, Frame};
+use repo_format::blob::{BlobBody, BlobHeader, Frame};
 use repo_format::chunk::ChunkKind;
 use repo_format::content::{Content, Run, decode_leaf};
 use repo_format::ids::{ChunkId, PackId};
-use repo_format::index::ChunkLocation;
+use repo_format::index::{BlobLocation, ChunkLocation};
 use repo_format::names::ObjectName;
 use repo_format::tree::{Directory, DirectoryRef};
 use tokio::runtime::Handle;
@@ -29,6 +29,8 @@ pub struct Reader {
     index: Arc<Index>,
     runtime: Handle,
     blobs: Cache<(PackId, u64), Arc<Vec<u8>>, BlobWeight>,
+    rebuilt: OnceLock<Index>,
+    rebuilding: Mutex<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -60,7 +62,14 @@ impl Reader {
     /// run.
     pub fn new(repository: Arc<Repository>, index: Arc<Index>) -> Self {
         let blobs = Cache::with_weighter(1024, CACHE, BlobWeight);
-        Reader { repository, index, runtime: Handle::current(), blobs }
+        Reader {
+            repository,
+            index,
+            runtime: Handle::current(),
+            blobs,
+            rebuilt: OnceLock::new(),
+            rebuilding: Mutex::new(()),
+        }
     }
 
     /// The repository that is read.
@@ -70,17 +79,52 @@ impl Reader {
 
     /// The content of a chunk: authentic, and of the length that the index has.
     pub fn chunk(&self, id: &ChunkId) -> Result<Chunk> {
+        self.climb(id, |index| index.find(id), |location| self.chunk_at(id, location))
+    }
+
+    /// Reads a chunk at the first of its places where that succeeds: those of the index, then those that
+    /// the packs themselves name, if the index has lost some (`SPEC.md` 15.7).
+    fn climb<T>(
+        &self,
+        id: &ChunkId,
+        places: impl Fn(&Index) -> Result<Vec<ChunkLocation>>,
+        read: impl Fn(&ChunkLocation) -> Result<T>,
+    ) -> Result<T> {
         let mut failure = Error::MissingChunk(*id);
-        for location in self.index.find(id) {
-            match self.chunk_at(id, &location) {
-                Ok(chunk) => return Ok(chunk),
-                Err(error) => {
-                    tracing::warn!("{}: {error}", ObjectName::Pack(location.blob.pack));
-                    failure = error;
+        let mut tried = vec![];
+        for rung in [false, true] {
+            let index = if rung { self.rebuilt()? } else { &self.index };
+            for location in places(index)? {
+                let place = (location.blob.pack, location.blob.offset, location.offset);
+                if tried.contains(&place) {
+                    continue;
+                }
+                tried.push(place);
+                match read(&location) {
+                    Ok(content) => return Ok(content),
+                    Err(error) if error.is_damage() => {
+                        tracing::warn!("{}: {error}", ObjectName::Pack(location.blob.pack));
+                        failure = error;
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }
         Err(failure)
+    }
+
+    /// The index as the packs themselves have it; made once, when something is missing.
+    fn rebuilt(&self) -> Result<&Index> {
+        if let Some(rebuilt) = self.rebuilt.get() {
+            return Ok(rebuilt);
+        }
+        let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rebuilt) = self.rebuilt.get() {
+            return Ok(rebuilt);
+        }
+        tracing::warn!("the index does not lead to everything; reading the packs themselves");
+        let rebuilt = self.runtime.block_on(Index::rebuild(&self.repository))?;
+        Ok(self.rebuilt.get_or_init(|| rebuilt))
     }
 
     /// The runs that give the content of a file, with its map's leaves read in.
@@ -134,12 +178,15 @@ impl Reader {
 
     /// A chunk of metadata, whose hash is checked: trees are Merkle trees all the way down.
     fn metadata_chunk(&self, kind: ChunkKind, id: &ChunkId) -> Result<Chunk> {
-        let chunk = self.chunk(id)?;
-        if self.repository.keys().naming().chunk_id_of(kind, &chunk) != *id {
-            let error = DecodeError::malformed("chunk", "its content has another hash");
-            return Err(Error::damaged(format!("chunk {id}"), error));
-        }
-        Ok(chunk)
+        let read = |location: &ChunkLocation| {
+            let chunk = self.chunk_at(id, location)?;
+            if self.repository.keys().naming().chunk_id_of(kind, &chunk) != *id {
+                let error = DecodeError::malformed("chunk", "its content has another hash");
+                return Err(Error::damaged(format!("chunk {id}"), error));
+            }
+            Ok(chunk)
+        };
+        self.climb(id, |index| index.find(id), read)
     }
 
     fn chunk_at(&self, id: &ChunkId, location: &ChunkLocation) -> Result<Chunk> {
@@ -151,42 +198,53 @@ impl Reader {
 
     /// Fetches and decodes the blob that has the chunk `id` at `location`.
     fn blob(&self, id: &ChunkId, location: &ChunkLocation) -> Result<Vec<u8>> {
-        let name = ObjectName::Pack(location.blob.pack).to_string();
-        let damaged = |e: DecodeError| Error::damaged(&*name, e);
-        let range = location.blob.offset..location.blob.offset + location.blob.frame_length();
-        let bytes = self.runtime.block_on(self.repository.storage().get_range(&name, range))?;
-        let keys = self.repository.keys();
-        let (frame, rest) = Frame::split(&bytes).map_err(damaged)?;
-        let header = frame.open_header(keys).map_err(damaged)?;
+        let (header, content) = self.whole_blob(&location.blob)?;
         let mut start = 0u32;
         let named = header.chunks.iter().any(|chunk| {
             let at = start;
             start += chunk.length;
             chunk.id == *id && at == location.offset && chunk.length == location.length
         });
-        if !named
-            || !rest.is_empty()
-            || header.content_length() != location.blob.content_length as usize
-        {
+        if !named {
             let detail = format!("the index says that chunk {id} is here, and the blob does not");
+            let name = ObjectName::Pack(location.blob.pack).to_string();
+            return Err(Error::damaged(name, DecodeError::malformed("blob", detail)));
+        }
+        Ok(content)
+    }
+
+    /// Fetches and decodes a blob: what its header says, and its content.
+    pub fn whole_blob(&self, blob: &BlobLocation) -> Result<(BlobHeader, Vec<u8>)> {
+        let name = ObjectName::Pack(blob.pack).to_string();
+        let damaged = |e: DecodeError| Error::damaged(&*name, e);
+        let range = blob.offset..blob.offset + blob.frame_length();
+        let bytes = self.runtime.block_on(self.repository.storage().get_range(&name, range))?;
+        let keys = self.repository.keys();
+        let (frame, rest) = Frame::split(&bytes).map_err(damaged)?;
+        let header = frame.open_header(keys).map_err(damaged)?;
+        if !rest.is_empty() || header.content_length() != blob.content_length as usize {
+            let detail = "the index says that it has another length";
             return Err(damaged(DecodeError::malformed("blob", detail)));
         }
         let body = frame.open_body(keys, &header).map_err(damaged)?;
         let prefix = self.prefix(&body)?;
-        body.content(header.content_length(), &prefix).map_err(damaged)
+        let content = body.content(header.content_length(), &prefix).map_err(damaged)?;
+        Ok((header, content))
     }
 
     /// The base ranges of a delta, one after the other.
     pub(super) fn prefix(&self, body: &BlobBody) -> Result<Vec<u8>> {
         let mut prefix = vec![];
         for base in body.bases() {
-            let plain = self.index.find_base(&base.chunk.short());
-            let location = plain.ok_or(Error::MissingChunk(base.chunk))?;
-            // Not through the cache: this may run inside an insertion into it.
-            let blob = self.blob(&base.chunk, &location)?;
-            let start = location.offset as usize;
-            let chunk = blob.get(start..start + location.length as usize).unwrap_or_default();
-            prefix.extend_from_slice(run_bytes(chunk, &base.chunk, base.offset, base.length)?);
+            let read = |location: &ChunkLocation| {
+                // Not through the cache: this may run inside an insertion into it.
+                let blob = self.blob(&base.chunk, location)?;
+                let start = location.offset as usize;
+                let chunk = blob.get(start..start + location.length as usize).unwrap_or_default();
+                Ok(run_bytes(chunk, &base.chunk, base.offset, base.length)?.to_vec())
+            };
+            let short = base.chunk.short();
+            prefix.extend(self.climb(&base.chunk, |index| index.find_base(&short), read)?);
         }
         Ok(prefix)
     }

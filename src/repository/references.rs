@@ -18,20 +18,15 @@ use super::reader::Reader;
 pub struct References<'a> {
     reader: &'a Reader,
     index: &'a Index,
-    available: Option<&'a BTreeSet<PackId>>,
     seen: HashSet<ShortId>,
     /// The packs that hold what was found.
     pub packs: BTreeSet<PackId>,
 }
 
 impl<'a> References<'a> {
-    /// A walk by `index`; what is in other packs than the `available` ones counts as missing.
-    pub fn new(
-        reader: &'a Reader,
-        index: &'a Index,
-        available: Option<&'a BTreeSet<PackId>>,
-    ) -> Self {
-        References { reader, index, available, seen: HashSet::new(), packs: BTreeSet::new() }
+    /// A walk by `index`.
+    pub fn new(reader: &'a Reader, index: &'a Index) -> Self {
+        References { reader, index, seen: HashSet::new(), packs: BTreeSet::new() }
     }
 
     /// Resolves everything that `snapshot` refers to.
@@ -74,26 +69,31 @@ impl<'a> References<'a> {
         })
     }
 
-    /// A chunk must be in the index, of its kind, and reach as far as it is used; so must its bases.
+    /// A chunk must be in the index, of its kind, and reach as far as it is used; so must its bases,
+    /// where it is a delta and nowhere plain.
     fn chunk(&mut self, id: &ChunkId, kind: ChunkKind, end: u32) -> Result<()> {
-        let usable = |place: &&ChunkLocation| {
-            place.blob.kind == kind && place.length >= end && self.is_available(&place.blob.pack)
-        };
-        let found = self.index.find(id);
-        let place = *found.iter().find(usable).ok_or(Error::MissingChunk(*id))?;
-        self.packs.insert(place.blob.pack);
-        for base in self.index.bases(id) {
-            let plain = self
-                .index
-                .find_base(&base)
-                .filter(|plain| self.is_available(&plain.blob.pack))
-                .ok_or(Error::MissingChunk(*id))?;
-            self.packs.insert(plain.blob.pack);
+        for place in self.index.find(id)? {
+            if place.blob.kind != kind || place.length < end {
+                continue;
+            }
+            if let Some(packs) = self.bases(&place)? {
+                self.packs.insert(place.blob.pack);
+                self.packs.extend(packs);
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(Error::MissingChunk(*id))
     }
 
-    fn is_available(&self, pack: &PackId) -> bool {
-        self.available.is_none_or(|available| available.contains(pack))
+    /// The packs of the bases of the blob at `place`; nothing if one of them is missing.
+    fn bases(&self, place: &ChunkLocation) -> Result<Option<Vec<PackId>>> {
+        let mut packs = vec![];
+        for base in self.index.bases(place)? {
+            match self.index.find_base(&base)?.first() {
+                Some(plain) => packs.push(plain.blob.pack),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(packs))
     }
 }

@@ -4,6 +4,7 @@
 //! store's, so that clocks of hosts do not matter. A session that was silent for [`SILENCE`] is
 //! dead; one whose process is gone from this very host is dead at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -209,6 +210,20 @@ pub async fn list(repository: &Repository) -> Result<Vec<FoundSession>> {
 /// The sessions in the store that are not known to be dead.
 pub async fn live(repository: &Repository) -> Result<Vec<FoundSession>> {
     Ok(sorted(repository).await?.0)
+}
+
+/// The backups that are being made now, by server and id.
+pub async fn running_backups(
+    repository: &Repository,
+) -> Result<BTreeMap<(String, String), Session>> {
+    let mut running = BTreeMap::new();
+    for found in live(repository).await? {
+        let Some(session) = found.session else { continue };
+        if let Activity::Backup { server, backup_id, .. } = &session.activity {
+            running.insert((server.clone(), backup_id.clone()), session);
+        }
+    }
+    Ok(running)
 }
 
 /// Removes the sessions that are known to be dead, and says how many.

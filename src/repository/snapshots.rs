@@ -1,7 +1,8 @@
 //! Snapshots in the store.
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
+use repo_format::DecodeError;
 use repo_format::ids::SnapshotHash;
 use repo_format::names::{BackupName, ObjectName, escape};
 use repo_format::record::Record;
@@ -41,22 +42,51 @@ pub async fn read(repository: &Repository, name: &BackupName) -> Result<Snapshot
         .map_err(|e| Error::damaged(name.to_string(), e))
 }
 
-/// All snapshots of a server, in the order of their sequence. One that was deleted since it was
-/// listed is left out; one that is damaged is an error.
-pub async fn of_server(repository: &Repository, server: &str) -> Result<Vec<Snapshot>> {
-    let names = names(repository, Some(server)).await?;
-    let mut snapshots: Vec<Snapshot> = stream::iter(names)
-        .map(|name| async move {
-            match read(repository, &name).await {
-                Err(error) if error.is_not_found() => Ok(None),
-                snapshot => snapshot.map(Some),
-            }
-        })
+/// A snapshot that cannot be read.
+#[derive(Debug)]
+pub struct DamagedSnapshot {
+    /// Whose it is.
+    pub name: BackupName,
+    /// How it shows.
+    pub error: Error,
+}
+
+/// All snapshots, or those of one server, in the order of their sequence, and those that are damaged. One
+/// that was deleted since it was listed is left out.
+///
+/// # Errors
+/// If the store fails, or a snapshot has a format that only a newer program can read.
+pub async fn all(
+    repository: &Repository,
+    server: Option<&str>,
+) -> Result<(Vec<Snapshot>, Vec<DamagedSnapshot>)> {
+    let names = names(repository, server).await?;
+    let mut reads = stream::iter(names)
+        .map(async |name| (read(repository, &name).await, name))
         .buffer_unordered(PARALLEL_READS)
-        .try_filter_map(|snapshot| async move { Ok(snapshot) })
-        .try_collect()
-        .await?;
+        .boxed_local();
+    let (mut snapshots, mut damaged) = (vec![], vec![]);
+    while let Some((snapshot, name)) = reads.next().await {
+        match snapshot {
+            Ok(snapshot) => snapshots.push(snapshot),
+            Err(error) if error.is_not_found() => {}
+            Err(error @ Error::Damaged { error: DecodeError::Version { .. }, .. }) => {
+                return Err(error);
+            }
+            Err(error @ Error::Damaged { .. }) => damaged.push(DamagedSnapshot { name, error }),
+            Err(error) => return Err(error),
+        }
+    }
     snapshots.sort_by(|a, b| (a.sequence, &a.backup_id).cmp(&(b.sequence, &b.backup_id)));
+    Ok((snapshots, damaged))
+}
+
+/// The sound snapshots of a server, in the order of their sequence. What is damaged goes to the log.
+pub async fn of_server(repository: &Repository, server: &str) -> Result<Vec<Snapshot>> {
+    let (snapshots, damaged) = all(repository, Some(server)).await?;
+    for DamagedSnapshot { name, error } in damaged {
+        tracing::warn!("the snapshot of backup {} is left out: {error}", name.backup_id);
+    }
     Ok(snapshots)
 }
 

@@ -6,7 +6,7 @@
 //!
 //! The queues between are bounded, so that memory has a ceiling whatever the size of a backup.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,13 +15,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::blob::{self, BlobHeader, ChunkSpan, Encoder, SealedBlob};
 use repo_format::chunk::ChunkKind;
 use repo_format::ids::ChunkId;
-use repo_format::index::ShortId;
+use repo_format::ids::SHORT_ID;
 use tokio::runtime::Handle;
 
-use super::Repository;
 use super::error::{Error, Result};
-use super::index::Index;
+use super::index::{Index, RowSet};
 use super::packer::{self, Added};
+use super::{Repository, host};
 
 /// Chunks shorter than this are compressed together with their neighbours.
 const SMALL_CHUNK: usize = 64 * 1024;
@@ -57,7 +57,7 @@ pub struct Written {
 pub struct Writer {
     repository: Arc<Repository>,
     index: Arc<Index>,
-    added: HashSet<ShortId>,
+    added: RowSet<SHORT_ID>,
     groups: HashMap<ChunkKind, Job>,
     jobs: Option<Sender<Job>>,
     failure: Arc<Failure>,
@@ -120,7 +120,7 @@ impl Writer {
         Ok(Writer {
             repository,
             index,
-            added: HashSet::new(),
+            added: RowSet::new(&host::scratch_directory()),
             groups: HashMap::new(),
             jobs: Some(jobs),
             failure,
@@ -143,10 +143,11 @@ impl Writer {
         if self.failure.happened() {
             return Err(self.fail());
         }
-        if self.added.contains(&id.short()) || self.index.contains(&id) {
+        let is_new =
+            !self.index.contains(&id)? && self.added.insert(id.short()).map_err(Error::Scratch)?;
+        if !is_new {
             return Ok(());
         }
-        self.added.insert(id.short());
         self.written.new_chunks += 1;
         self.written.new_bytes += content.len() as u64;
         let length = u32::try_from(content.len()).expect("a chunk is not over 1 MiB");

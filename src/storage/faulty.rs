@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -89,6 +90,10 @@ impl Storage for FaultyStorage {
             None => self.inner.list(prefix).await,
             Some(_) => Err(self.error("list", prefix)),
         }
+    }
+
+    async fn remove_unfinished(&self, age: Duration) -> Result<usize> {
+        self.inner.remove_unfinished(age).await
     }
 
     async fn delete(&self, name: &str) -> Result<()> {

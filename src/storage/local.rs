@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -107,6 +108,10 @@ impl Storage for LocalStorage {
         }
     }
 
+    async fn remove_unfinished(&self, age: Duration) -> Result<usize> {
+        self.run("list", "", move |path| remove_unfinished(path, age)).await
+    }
+
     async fn delete(&self, name: &str) -> Result<()> {
         let deleted = self
             .run("delete", name, |path| {
@@ -119,6 +124,23 @@ impl Storage for LocalStorage {
             other => other,
         }
     }
+}
+
+/// Removes the temporary files below `directory` that were not written to for `age`.
+fn remove_unfinished(directory: &Path, age: Duration) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let Ok(metadata) = entry.metadata() else { continue };
+        let is_old = metadata.modified()?.elapsed().is_ok_and(|elapsed| elapsed >= age);
+        if metadata.is_dir() {
+            removed += remove_unfinished(&entry.path(), age)?;
+        } else if is_old && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            // Its writer may have ended or removed it in this very moment.
+            removed += usize::from(fs::remove_file(entry.path()).is_ok());
+        }
+    }
+    Ok(removed)
 }
 
 impl LocalStorage {
@@ -287,6 +309,9 @@ mod tests {
             names
         };
         assert_eq!(names("").await, ["a/b/c", "a/d"]);
+        assert_eq!(storage.remove_unfinished(Duration::from_secs(60)).await.unwrap(), 0);
+        assert_eq!(storage.remove_unfinished(Duration::ZERO).await.unwrap(), 1);
+        assert!(!directory.path().join("new/a/.tmp-1").exists());
         assert_eq!(names("a/b/").await, ["a/b/c"]);
         assert_eq!(names("a/").await, ["a/b/c", "a/d"]);
         assert_eq!(names("a/d").await, ["a/d"]);

@@ -7,7 +7,7 @@ pub mod local;
 pub mod location;
 
 use std::ops::Range;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,6 +43,10 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     /// Deletes an object; it is no error if there is none.
     async fn delete(&self, name: &str) -> Result<()>;
+
+    /// Removes what writers that died have left behind and no listing shows, if it was not touched for
+    /// `age`. Says how many files.
+    async fn remove_unfinished(&self, age: Duration) -> Result<usize>;
 }
 
 /// An object in a listing.

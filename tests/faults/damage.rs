@@ -166,6 +166,16 @@ fn another_repositorys_objects_do_not_count() {
     write(&to, &fs::read(slot).unwrap());
     barman.ok(&["list-backups", "main"]);
     fs::copy(other.key_file(), barman.key_file()).unwrap();
-    let output = barman.run(&["list-backups", "main"]);
-    assert_ne!(output.status, 0, "the other key opens the other slot, and nothing here: {output}");
+    // The other key opens the other slot, and nothing here.
+    let output = barman.ok(&["list-backups", "main"]);
+    assert!(
+        !output.stdout.contains("Size:") && output.stderr.contains("cannot be read"),
+        "{output}"
+    );
+    let destination = barman.path("restored");
+    let restored = barman.run(&["restore", "main", "latest", destination.to_str().unwrap()]);
+    assert_ne!(restored.status, 0, "{restored}");
+    assert!(!destination.exists(), "{restored}");
+    let checked = barman.run(&["repo", "check"]);
+    assert_eq!(checked.status, 1, "{checked}");
 }

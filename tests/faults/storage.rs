@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use barman::backup::{Request, back_up};
+use barman::interrupt::Interrupt;
 use barman::postgres::conninfo::ConnInfo;
 use barman::progress::{Progress, Unobserved};
 use barman::repository::slots::NewSlot;
@@ -66,7 +67,13 @@ fn a_backup_survives_a_failure_of_every_call() {
         let original = directory.path().join("original");
         let healthy = storage_at(original.to_str().unwrap()).unwrap();
         create(healthy.clone()).await.unwrap();
-        let first = back_up(&open(healthy.clone()).await, &request(&cluster), &unobserved()).await;
+        let first = back_up(
+            &open(healthy.clone()).await,
+            &request(&cluster),
+            &Interrupt::never(),
+            &unobserved(),
+        )
+        .await;
         let first = first.unwrap();
         for (fault, once) in FAULTS {
             let (mut n, mut failures) = (0, 0);
@@ -83,7 +90,13 @@ fn a_backup_survives_a_failure_of_every_call() {
                 let outcome = match opened {
                     Err(error) => Err(barman::error::Error::from(error)),
                     Ok(opened) => {
-                        back_up(&Arc::new(opened), &request(&cluster), &unobserved()).await
+                        back_up(
+                            &Arc::new(opened),
+                            &request(&cluster),
+                            &Interrupt::never(),
+                            &unobserved(),
+                        )
+                        .await
                     }
                 };
                 let calls = faulty.calls();
@@ -102,7 +115,9 @@ fn a_backup_survives_a_failure_of_every_call() {
                 if n % 8 == 0 {
                     // A command that failed is over, and its session with it; this process is not.
                     let _ = std::fs::remove_dir_all(place.join("sessions"));
-                    back_up(&repository, &request(&cluster), &unobserved()).await.unwrap();
+                    back_up(&repository, &request(&cluster), &Interrupt::never(), &unobserved())
+                        .await
+                        .unwrap();
                     is_sound(&repository).await;
                 }
                 std::fs::remove_dir_all(place).unwrap();

@@ -38,6 +38,9 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         };
         output.error(format!("{}: {}{touched}", problem.object, problem.detail));
     }
+    for notice in &report.notices {
+        output.warning(notice);
+    }
     output.print(format!(
         "Checked {} backups, {} packs and {} WAL files in {}",
         report.snapshots,
@@ -72,6 +75,7 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
             "wal_files": report.wal_files,
             "bytes_read": report.bytes_read,
             "problems": problems,
+            "notices": report.notices,
         }),
     );
     Ok(())

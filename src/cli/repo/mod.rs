@@ -4,6 +4,7 @@ mod check;
 mod info;
 mod init;
 mod key;
+mod repair;
 mod secret;
 mod upgrade;
 
@@ -37,6 +38,7 @@ enum Command {
     Init(init::Args),
     Info(info::Args),
     Check(check::Args),
+    Repair(repair::Args),
     Key(key::Args),
     Upgrade(upgrade::Args),
 }
@@ -48,6 +50,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         Command::Init(args) => init::run(args, server, session).await,
         Command::Info(args) => info::run(args, server, session).await,
         Command::Check(args) => check::run(args, server, session).await,
+        Command::Repair(args) => repair::run(args, server, session).await,
         Command::Key(args) => key::run(args, server, session).await,
         Command::Upgrade(args) => upgrade::run(args, server, session).await,
     }

@@ -114,6 +114,7 @@ async fn ask(prompt: &'static str) -> Result<Zeroizing<Vec<u8>>> {
     };
     let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(failed)?;
     let before = tcgetattr(&terminal).map_err(|e| failed(e.into()))?;
+    // Dropped too when a signal ends the command while somebody types.
     let quiet = Quiet::new(&terminal, before).map_err(failed)?;
     let mut prompting = &terminal;
     prompting.write_all(prompt.as_bytes()).map_err(failed)?;
@@ -121,13 +122,8 @@ async fn ask(prompt: &'static str) -> Result<Zeroizing<Vec<u8>>> {
     let (sender, line) = oneshot::channel();
     // Not a thread of the runtime, which would wait for it when the user gives up.
     std::thread::spawn(move || sender.send(read_line(typing)));
-    let line = tokio::select! {
-        line = line => line.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(failed),
-        _ = tokio::signal::ctrl_c() => Err(Error::new(Kind::Interrupted, "interrupted")),
-    };
+    let line = line.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(failed);
     drop(quiet);
-    // The end of the line was typed, and not shown.
-    let _ = prompting.write_all(b"\n");
     line
 }
 
@@ -160,5 +156,8 @@ impl Drop for Quiet<'_> {
     fn drop(&mut self) {
         // A terminal that is gone shows nothing any more.
         let _ = tcsetattr(self.terminal, OptionalActions::Flush, &self.before);
+        // Nor was the end of the line shown.
+        let mut terminal = self.terminal;
+        let _ = terminal.write_all(b"\n");
     }
 }

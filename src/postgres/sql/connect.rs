@@ -28,12 +28,12 @@ impl SqlConnection {
             }
         }
         // Ends when the client is dropped.
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             if let Err(cause) = connection.await {
                 tracing::debug!(error = %error(cause), "SQL connection ended");
             }
         });
-        Ok(SqlConnection { client, parameters })
+        Ok(SqlConnection { client, connection, parameters })
     }
 }
 
