@@ -1,13 +1,13 @@
 //! Proves that a repository is sound, and says exactly what is not.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use repo_format::codec::DecodeError;
 use repo_format::config::Config;
 use repo_format::ids::{PackId, SnapshotHash};
 use repo_format::maintenance::Maintenance;
-use repo_format::names::ObjectName;
+use repo_format::names::{BackupName, ObjectName};
 use repo_format::note::Note;
 use repo_format::pack::{self, PackEntry};
 use repo_format::record::Record;
@@ -20,7 +20,7 @@ use super::error::{Error, Result};
 use super::index::{Index, packs_in_store};
 use super::reader::Reader;
 use super::references::References;
-use super::{Repository, repair, snapshots, wal};
+use super::{Repository, notes, repair, snapshots, wal};
 use crate::progress::Progress;
 
 /// What a check found.
@@ -63,7 +63,14 @@ pub async fn check(
     progress: &Progress,
 ) -> Result<Report> {
     let mut report = Report::default();
-    let (all, damaged) = snapshots::all(repository, None).await?;
+    let (mut all, mut damaged) = snapshots::all(repository, None).await?;
+    // What was deleted is nobody's backup, only not gone yet.
+    let notes = notes::of_all(repository).await?;
+    let exists = |name: BackupName| {
+        !notes.get(&(name.server, name.backup_id)).is_some_and(|notes| notes.deleted)
+    };
+    all.retain(|snapshot| exists(snapshot.backup_name()));
+    damaged.retain(|snapshot| exists(snapshot.name.clone()));
     for snapshots::DamagedSnapshot { name, error } in damaged {
         let backups = vec![format!("{}/{}", name.server, name.backup_id)];
         let object = ObjectName::Snapshot(name).to_string();
@@ -81,9 +88,10 @@ pub async fn check(
         }
     }
     let index = Arc::new(index);
-    check_packs(repository, &index, read_data, progress, &mut report).await?;
+    let missing = check_packs(repository, &index, read_data, progress, &mut report).await?;
     check_snapshots(repository, &index, &all, progress, &mut report).await?;
     check_lost_snapshots(repository, &index, &all, &mut report).await?;
+    report.excuse(&missing);
     check_small_objects(repository, &mut report).await?;
     for kind in ["wal/", "conflicts/"] {
         check_wal(repository, kind, read_data, progress, &mut report).await?;
@@ -99,6 +107,22 @@ impl Report {
             backups: vec![],
         });
     }
+
+    /// What was in these packs may have been stored again: where every snapshot is whole without them, they
+    /// are missed by nobody.
+    fn excuse(&mut self, missing: &BTreeSet<PackId>) {
+        let name = |problem: &Problem| ObjectName::parse(&problem.object);
+        if self.problems.iter().any(|p| matches!(name(p), Some(ObjectName::Snapshot(_)))) {
+            return;
+        }
+        let is_missed = |problem: &Problem| match name(problem) {
+            Some(ObjectName::Pack(id)) => !missing.contains(&id) || !problem.backups.is_empty(),
+            _ => true,
+        };
+        for problem in self.problems.extract_if(.., |problem| !is_missed(problem)) {
+            self.notices.push(format!("{} is missing, and no backup needs it", problem.object));
+        }
+    }
 }
 
 async fn check_snapshots(
@@ -109,7 +133,7 @@ async fn check_snapshots(
     report: &mut Report,
 ) -> Result<()> {
     progress.phase("snapshots", None);
-    let damaged: HashMap<PackId, usize> = report
+    let problem_of: HashMap<PackId, usize> = report
         .problems
         .iter()
         .enumerate()
@@ -118,20 +142,21 @@ async fn check_snapshots(
             _ => None,
         })
         .collect();
+    let doubtful: Arc<HashSet<PackId>> = Arc::new(problem_of.keys().copied().collect());
     let reader = Arc::new(Reader::new(repository.clone(), index.clone()));
     let mut rebuilt = None;
     for snapshot in all {
         report.snapshots += 1;
         let backup = format!("{}/{}", snapshot.server, snapshot.backup_id);
         let object = snapshot.object_name().to_string();
-        let (mut result, mut packs) = follow(&reader, index, snapshot).await;
+        let (mut result, mut packs) = follow(&reader, index, &doubtful, snapshot).await;
         if matches!(result, Err(Error::MissingChunk(_))) {
             // The packs may hold what the index does not name.
             let whole = match &rebuilt {
                 Some(whole) => Arc::clone(whole),
                 None => rebuilt.insert(Arc::new(Index::rebuild(repository).await?)).clone(),
             };
-            let again = follow(&reader, &whole, snapshot).await;
+            let again = follow(&reader, &whole, &doubtful, snapshot).await;
             if again.0.is_ok() {
                 let detail = "the index does not name everything that is in the packs; it is made \
                               anew by: barman repo repair index";
@@ -150,7 +175,8 @@ async fn check_snapshots(
             Err(error) => return Err(error),
         }
         for pack in packs {
-            if let Some(problem) = damaged.get(&pack).and_then(|at| report.problems.get_mut(*at)) {
+            if let Some(problem) = problem_of.get(&pack).and_then(|at| report.problems.get_mut(*at))
+            {
                 problem.backups.push(backup.clone());
             }
         }
@@ -162,11 +188,14 @@ async fn check_snapshots(
 async fn follow(
     reader: &Arc<Reader>,
     index: &Arc<Index>,
+    doubtful: &Arc<HashSet<PackId>>,
     snapshot: &Snapshot,
 ) -> (Result<()>, BTreeSet<PackId>) {
     let (reader, index, snapshot) = (reader.clone(), index.clone(), snapshot.clone());
+    let doubtful = doubtful.clone();
     blocking(move || {
         let mut walk = References::new(&reader, &index);
+        walk.doubtful = doubtful;
         (walk.follow(&snapshot), walk.packs)
     })
     .await
@@ -201,21 +230,26 @@ async fn check_lost_snapshots(
     Ok(())
 }
 
+/// Checks the packs, and says which are missing.
 async fn check_packs(
     repository: &Arc<Repository>,
     index: &Arc<Index>,
     read_data: bool,
     progress: &Progress,
     report: &mut Report,
-) -> Result<()> {
+) -> Result<BTreeSet<PackId>> {
     let listed = packs_in_store(repository.storage().as_ref()).await?;
     let known: BTreeMap<PackId, u64> = index.packs().collect();
     let total = read_data.then(|| listed.values().sum());
     progress.phase("packs", total);
+    let mut missing = BTreeSet::new();
     for (id, length) in &known {
         report.packs += 1;
         match listed.get(id) {
-            None => report.problem(ObjectName::Pack(*id).to_string(), "it is missing"),
+            None => {
+                report.problem(ObjectName::Pack(*id).to_string(), "it is missing");
+                missing.insert(*id);
+            }
             Some(size) if size != length => report.problem(
                 ObjectName::Pack(*id).to_string(),
                 format!("it has {size} bytes instead of {length}"),
@@ -224,7 +258,7 @@ async fn check_packs(
         }
     }
     if !read_data {
-        return Ok(());
+        return Ok(missing);
     }
     let reader = Arc::new(Reader::new(repository.clone(), index.clone()));
     for (id, size) in listed {
@@ -244,7 +278,7 @@ async fn check_packs(
         }
         progress.advance(size);
     }
-    Ok(())
+    Ok(missing)
 }
 
 /// Reads every blob of a pack: its hash, its footer against the blobs, and each chunk's hash.

@@ -1,15 +1,14 @@
 //! Key files: 256 random bits in a file that only its owner can read.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use repo_format::keys::Secret;
 use zeroize::Zeroizing;
 
 use super::error::{Error, Result};
-use crate::storage::local::{create_directories, sync_directory};
+use crate::storage::local::create_file;
 
 /// Makes a key file with a new secret, durable before this returns.
 ///
@@ -18,16 +17,9 @@ use crate::storage::local::{create_directories, sync_directory};
 pub fn create(path: &Path) -> Result<Secret> {
     let secret = Secret::random()?;
     let text = repo_format::keyfile::encode(&secret);
-    let write = || -> std::io::Result<()> {
-        let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
-        create_directories(directory)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        sync_directory(directory)
-    };
-    write().map_err(|e| error(path, format!("cannot be written: {e}")))?;
+    // Whole or not at all: half a key file, left by a program that died, would be taken for somebody's.
+    create_file(path, text.as_bytes(), 0o600)
+        .map_err(|e| error(path, format!("cannot be written: {e}")))?;
     Ok(secret)
 }
 

@@ -44,32 +44,45 @@ impl BackupNotes {
     }
 }
 
-/// What the notes say of each backup of a server that has any.
+/// What the notes say of each backup of a server that has any, by its id.
 pub async fn of_server(
     repository: &Repository,
     server: &str,
 ) -> Result<BTreeMap<String, BackupNotes>> {
-    let prefix = format!("notes/{}/", escape(server));
-    let mut names: Vec<(String, u64)> = repository
+    let notes = below(repository, &format!("notes/{}/", escape(server))).await?;
+    Ok(notes.into_iter().map(|((_, backup_id), notes)| (backup_id, notes)).collect())
+}
+
+/// What the notes say of each backup of any server that has any, by its server and id.
+pub async fn of_all(repository: &Repository) -> Result<BTreeMap<(String, String), BackupNotes>> {
+    below(repository, "notes/").await
+}
+
+/// What the notes whose names begin with `prefix` say of each backup, by its server and id.
+async fn below(
+    repository: &Repository,
+    prefix: &str,
+) -> Result<BTreeMap<(String, String), BackupNotes>> {
+    let mut names: Vec<(String, String, u64)> = repository
         .storage()
-        .list(&prefix)
+        .list(prefix)
         .await?
         .iter()
         .filter_map(|object| match ObjectName::parse(&object.name)? {
-            ObjectName::Note { backup_id, number, .. } => Some((backup_id, number)),
+            ObjectName::Note { server, backup_id, number } => Some((server, backup_id, number)),
             _ => None,
         })
         .collect();
     names.sort_unstable();
-    let mut notes: BTreeMap<String, BackupNotes> = BTreeMap::new();
-    for (backup_id, number) in names {
+    let mut notes: BTreeMap<(String, String), BackupNotes> = BTreeMap::new();
+    for (server, backup_id, number) in names {
         let name =
-            ObjectName::Note { server: server.to_owned(), backup_id: backup_id.clone(), number };
+            ObjectName::Note { server: server.clone(), backup_id: backup_id.clone(), number };
         let object = match repository.storage().get(&name.to_string()).await {
             Err(error) if error.is_not_found() => continue,
             object => object?,
         };
-        let known = notes.entry(backup_id).or_default();
+        let known = notes.entry((server, backup_id)).or_default();
         known.last = number;
         match Note::open(repository.keys(), &name, &object) {
             Ok(note) => known.apply(note),

@@ -1,6 +1,7 @@
 //! Follows everything that a snapshot refers to, and proves that it is there.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use repo_format::chunk::ChunkKind;
 use repo_format::content::{Content, Run};
@@ -19,6 +20,8 @@ pub struct References<'a> {
     reader: &'a Reader,
     index: &'a Index,
     seen: HashSet<ShortId>,
+    /// Packs that only count for what is in no other.
+    pub doubtful: Arc<HashSet<PackId>>,
     /// The packs that hold what was found.
     pub packs: BTreeSet<PackId>,
 }
@@ -26,7 +29,8 @@ pub struct References<'a> {
 impl<'a> References<'a> {
     /// A walk by `index`.
     pub fn new(reader: &'a Reader, index: &'a Index) -> Self {
-        References { reader, index, seen: HashSet::new(), packs: BTreeSet::new() }
+        let (seen, doubtful, packs) = Default::default();
+        References { reader, index, seen, doubtful, packs }
     }
 
     /// Resolves everything that `snapshot` refers to.
@@ -72,10 +76,10 @@ impl<'a> References<'a> {
     /// A chunk must be in the index, of its kind, and reach as far as it is used; so must its bases,
     /// where it is a delta and nowhere plain.
     fn chunk(&mut self, id: &ChunkId, kind: ChunkKind, end: u32) -> Result<()> {
-        for place in self.index.find(id)? {
-            if place.blob.kind != kind || place.length < end {
-                continue;
-            }
+        let mut places = self.index.find(id)?;
+        places.retain(|place| place.blob.kind == kind && place.length >= end);
+        places.sort_by_key(|place| self.doubtful.contains(&place.blob.pack));
+        for place in places {
             if let Some(packs) = self.bases(&place)? {
                 self.packs.insert(place.blob.pack);
                 self.packs.extend(packs);
@@ -89,7 +93,9 @@ impl<'a> References<'a> {
     fn bases(&self, place: &ChunkLocation) -> Result<Option<Vec<PackId>>> {
         let mut packs = vec![];
         for base in self.index.bases(place)? {
-            match self.index.find_base(&base)?.first() {
+            let mut plain = self.index.find_base(&base)?;
+            plain.sort_by_key(|place| self.doubtful.contains(&place.blob.pack));
+            match plain.first() {
                 Some(plain) => packs.push(plain.blob.pack),
                 None => return Ok(None),
             }

@@ -29,16 +29,13 @@ pub async fn lost_snapshots(
     let mut lost = copies(repository, index).await?;
     lost.retain(|copy| !sound.contains(&copy.backup_name()));
     let running = sessions::running_backups(repository).await?;
-    let servers: BTreeSet<String> = lost.iter().map(|copy| copy.server.clone()).collect();
-    for server in servers {
-        let notes = notes::of_server(repository, &server).await?;
-        lost.retain(|copy| {
-            let backup = (copy.server.clone(), copy.backup_id.clone());
-            let notes = notes.get(&copy.backup_id).filter(|_| copy.server == server);
-            let is_known = notes.is_some_and(|notes| notes.deleted || notes.failure.is_some());
-            !is_known && !running.contains_key(&backup)
-        });
-    }
+    let notes = notes::of_all(repository).await?;
+    lost.retain(|copy| {
+        let backup = (copy.server.clone(), copy.backup_id.clone());
+        let notes = notes.get(&backup);
+        let is_known = notes.is_some_and(|notes| notes.deleted || notes.failure.is_some());
+        !is_known && !running.contains_key(&backup)
+    });
     Ok(lost)
 }
 

@@ -74,7 +74,7 @@ impl Storage for LocalStorage {
     }
 
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
-        self.run("write", name, move |path| create(path, &bytes)).await
+        self.run("write", name, move |path| create_file(path, &bytes, 0o640)).await
     }
 
     async fn get(&self, name: &str) -> Result<Bytes> {
@@ -162,8 +162,12 @@ impl LocalStorage {
     }
 }
 
-/// Creates the file `path` with `bytes`, whole and durable, unless it exists.
-fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Creates the file `path` with `bytes` and permission bits, whole and durable, in a directory that is
+/// made where it is missing.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if there is a file of this name: none is ever overwritten.
+pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = parent(path)?;
     create_directories(directory)?;
     if path.try_exists()? {
@@ -172,7 +176,8 @@ fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let temporary = directory.join(format!("{TEMPORARY}{:016x}", u64::from_le_bytes(random)));
-    let written = write_synced(&temporary, bytes).and_then(|()| name_exclusively(&temporary, path));
+    let written =
+        write_synced(&temporary, bytes, mode).and_then(|()| name_exclusively(&temporary, path));
     if written.is_err() {
         // What failed is reported; what is left of it has a name that nothing reads.
         let _ = fs::remove_file(&temporary);
@@ -181,8 +186,8 @@ fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_directory(directory)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
+fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -238,7 +243,11 @@ pub fn create_directories(path: &Path) -> io::Result<()> {
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {
-    path.parent().ok_or_else(|| io::Error::other("an object's name is empty"))
+    match path.parent() {
+        None => Err(io::Error::other("an object's name is empty")),
+        Some(here) if here.as_os_str().is_empty() => Ok(Path::new(".")),
+        Some(directory) => Ok(directory),
+    }
 }
 
 /// A range that an object is too short for.

@@ -2,4 +2,7 @@
 
 mod commands;
 mod damage;
+mod golden_copy;
+mod recovery;
+mod signals;
 mod storage;

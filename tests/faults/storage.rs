@@ -4,11 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use barman::backup::{Request, back_up};
+use barman::catalog::Catalog;
 use barman::interrupt::Interrupt;
 use barman::postgres::conninfo::ConnInfo;
 use barman::progress::{Progress, Unobserved};
 use barman::repository::slots::NewSlot;
 use barman::repository::{Access, Repository, check, snapshots};
+use barman::restore;
+use barman::restore::settings::WalSource;
+use barman::restore::target::{Moment, TargetTimeline};
 use barman::storage::Storage;
 use barman::storage::faulty::{Fault, FaultyStorage};
 use barman::storage::location::storage_at;
@@ -191,4 +195,78 @@ fn a_creation_fails_or_gives_a_repository() {
             }
         }
     });
+}
+
+#[test]
+fn what_only_reads_survives_a_failure_of_every_call() {
+    let barman = super::golden_copy::sandbox();
+    let place = barman.repository();
+    let key = barman::repository::key_file::read(&barman.key_file()).unwrap();
+    let credential = Credential::KeyFile(key);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for (fault, once) in [(Fault::Refused, true), (Fault::Refused, false)] {
+            for n in 1.. {
+                let healthy = storage_at(place.to_str().unwrap()).unwrap();
+                let faulty = Arc::new(FaultyStorage::new(healthy, n, once, fault));
+                let outcome = async {
+                    let repository =
+                        Repository::open(faulty.clone(), &credential, Access::Read).await?;
+                    check::check(&Arc::new(repository), true, &unobserved()).await
+                };
+                match outcome.await {
+                    // Damage is only what the store answered, never that it did not.
+                    Ok(report) => assert_eq!(report.problems, [], "call {n}"),
+                    Err(error) => assert!(error.to_string().contains("cannot"), "{n}: {error}"),
+                }
+                if faulty.calls() < n {
+                    break;
+                }
+            }
+            let mut failures = 0;
+            for n in 1.. {
+                let healthy = storage_at(place.to_str().unwrap()).unwrap();
+                let faulty = Arc::new(FaultyStorage::new(healthy, n, once, fault));
+                let directory = tempfile::tempdir().unwrap();
+                let destination = directory.path().join("restored");
+                let outcome = restore_latest(faulty.clone(), &credential, &destination).await;
+                let is_server = destination.join("global/pg_control").exists();
+                assert_eq!(outcome.is_ok(), is_server, "call {n}: {outcome:?}");
+                if let Err(error) = outcome {
+                    failures += 1;
+                    assert!(error.to_string().contains("injected fault"), "{n}: {error}");
+                }
+                if faulty.calls() < n {
+                    break;
+                }
+            }
+            assert!(failures > 10, "{failures}");
+        }
+    });
+}
+
+async fn restore_latest(
+    storage: Arc<dyn Storage>,
+    credential: &Credential,
+    destination: &Path,
+) -> barman::error::Result<()> {
+    let repository = Arc::new(Repository::open(storage, credential, Access::Read).await?);
+    let catalog = Catalog::load(&repository, "main").await?;
+    let backup = catalog.find("latest")?;
+    let request = restore::Request {
+        destination: destination.to_owned(),
+        tablespaces: vec![],
+        target: restore::target::Target {
+            moment: Moment::Latest,
+            timeline: TargetTimeline::Latest,
+            exclusive: false,
+            action: None,
+        },
+        standby: false,
+        wal: WalSource::Copied,
+        settings_file: "postgresql.auto.conf".into(),
+        threads: 2,
+    };
+    restore::restore(&repository, backup.usable()?, &request, &unobserved()).await?;
+    Ok(())
 }

@@ -59,10 +59,7 @@ impl Index {
                     packs_of_runs.push((id, packs));
                 }
                 Ok(None) => {}
-                Err(Error::Damaged { object, error }) => {
-                    tracing::warn!("{object} is damaged, and left out: {error}");
-                    damaged.push((object, error));
-                }
+                Err(Error::Damaged { object, error }) => damaged.push((object, error)),
                 Err(error) => return Err(error),
             }
         }
@@ -70,6 +67,9 @@ impl Index {
         damaged.retain(|(object, _)| {
             !matches!(ObjectName::parse(object), Some(ObjectName::Index(id)) if superseded.contains(&id))
         });
+        for (object, error) in &damaged {
+            tracing::warn!("{object} is damaged, and left out: {error}");
+        }
         let mut index = Index { damaged, ..Index::of(builder)? };
         // A run that another one replaces may name packs that are about to go.
         let counting: HashSet<u32> = packs_of_runs
