@@ -69,9 +69,7 @@ fn tablespaces_relations_and_links_of_every_kind() {
     }
 }
 
-#[test]
-fn a_relation_over_a_gibibyte_passes_in_little_memory_and_comes_back() {
-    let version = 17;
+fn a_relation_over_a_gibibyte(version: u32) {
     let mut cluster = Cluster::builder(version)
         .setting("max_wal_size", "4GB")
         .setting("wal_level", "minimal")
@@ -118,8 +116,22 @@ fn a_relation_over_a_gibibyte_passes_in_little_memory_and_comes_back() {
 }
 
 #[test]
-fn ten_thousand_small_relations() {
-    let mut cluster = Cluster::builder(15).setting("max_locks_per_transaction", "1024").start();
+fn a_relation_over_a_gibibyte_of_postgresql_15_passes_in_little_memory_and_comes_back() {
+    a_relation_over_a_gibibyte(15);
+}
+
+#[test]
+fn a_relation_over_a_gibibyte_of_postgresql_17_passes_in_little_memory_and_comes_back() {
+    a_relation_over_a_gibibyte(17);
+}
+
+#[test]
+fn a_relation_over_a_gibibyte_of_postgresql_18_passes_in_little_memory_and_comes_back() {
+    a_relation_over_a_gibibyte(18);
+}
+
+fn ten_thousand_small_relations(version: u32) {
+    let mut cluster = Cluster::builder(version).setting("max_locks_per_transaction", "1024").start();
     let barman = Barman::initialised();
     barman.server("main", &cluster, "immediate_checkpoint = true\n");
     barman.archive_from("main", &mut cluster);
@@ -132,8 +144,8 @@ fn ten_thousand_small_relations() {
     barman.ok(&["backup", "main", "--wait"]);
     let destination = barman.path("restored");
     barman.ok(&["restore", "main", "latest", destination.to_str().unwrap()]);
-    pg_verifybackup(15, &destination, &[]);
-    let mut server = Cluster::on(15, &destination);
+    pg_verifybackup(version, &destination, &[]);
+    let mut server = Cluster::on(version, &destination);
     server.start();
     server.wait_for_recovery_end();
     assert_eq!(
@@ -141,6 +153,21 @@ fn ten_thousand_small_relations() {
         "10000"
     );
     server.stop(Shutdown::Fast);
+}
+
+#[test]
+fn ten_thousand_small_relations_of_postgresql_15() {
+    ten_thousand_small_relations(15);
+}
+
+#[test]
+fn ten_thousand_small_relations_of_postgresql_17() {
+    ten_thousand_small_relations(17);
+}
+
+#[test]
+fn ten_thousand_small_relations_of_postgresql_18() {
+    ten_thousand_small_relations(18);
 }
 
 #[test]
