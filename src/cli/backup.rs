@@ -165,7 +165,11 @@ async fn back_up(
     let made = make(args, server, &repository, &request, &bar, session).await;
     bar.finish();
     let snapshot = made?;
-    restore_point(&request, &snapshot).await;
+    if snapshot.cluster.from_standby {
+        switch_on_primary(server, output).await;
+    } else {
+        restore_point(&request, &snapshot).await;
+    }
     tell(&snapshot, output);
     let waited = if args.wait {
         interrupt.unless(wait(args, &repository, &snapshot, session)).await
@@ -271,11 +275,28 @@ async fn forget_failed(repository: &Repository, server: &str, begun_at: i64) -> 
     Ok(())
 }
 
+/// Makes the primary of a standby close the segment that the backup needs; a standby cannot do that, and on a
+/// quiet primary it could take long.
+async fn switch_on_primary(server: &Server, output: &Output) {
+    let switch = async {
+        let Some(primary) = remote::connect_to_primary(server).await? else {
+            output.info(
+                "The backup is complete when the primary has archived its last WAL; with \
+                 primary_conninfo in the configuration, barman makes it do so at once.",
+            );
+            return Ok(());
+        };
+        let switched = primary.switch_wal(true).await;
+        primary.close().await;
+        switched.map(|_| ()).map_err(Error::from)
+    };
+    if let Err(error) = Box::pin(switch).await {
+        output.warning(format!("the primary did not switch to a new WAL file: {error}"));
+    }
+}
+
 /// Marks the end of the backup in the WAL, under Barman's name, for restores to just this moment.
 async fn restore_point(request: &Request, snapshot: &Snapshot) {
-    if snapshot.cluster.from_standby {
-        return;
-    }
     let mark = async {
         let sql = Box::pin(SqlConnection::connect(&request.sql)).await?;
         let made = sql.create_restore_point(&format!("barman_{}", snapshot.backup_id)).await;

@@ -135,9 +135,13 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
     if let Some(catalog) = &catalog {
         check_catalog(server, catalog, report);
     }
-    let first_wal = match (&repository, &catalog) {
-        (Some(repository), Some(catalog)) if lacks_wal(catalog) => {
-            Some(first_wal(server, repository, sql.as_ref(), remote.as_ref()).await)
+    let primary = match &remote {
+        Some(remote) => connect_to_primary(server, remote, report).await,
+        None => None,
+    };
+    let first_wal = match (&repository, &catalog, &remote, primary.as_ref().or(sql.as_ref())) {
+        (Some(repository), Some(catalog), Some(remote), Some(writer)) if lacks_wal(catalog) => {
+            Some(first_wal(server, repository, writer, remote).await)
         }
         _ => None,
     };
@@ -160,8 +164,45 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
     if let Some(repository) = &repository {
         check_conflicts(server, repository, report).await;
     }
-    if let Some(sql) = sql {
-        sql.close().await;
+    for connection in sql.into_iter().chain(primary) {
+        connection.close().await;
+    }
+}
+
+/// Connects to the primary of a standby, if one is configured, and sees that it is what it is called.
+async fn connect_to_primary(
+    server: &Server,
+    remote: &Remote,
+    report: &mut Report,
+) -> Option<SqlConnection> {
+    server.primary_conninfo.as_ref()?;
+    let hint = "it is no standby any more: take primary_conninfo away, or change conninfo";
+    let standby = remote.in_recovery;
+    report.should("PostgreSQL server is standby", standby, if standby { "" } else { hint });
+    let asked = async {
+        let Some(primary) = remote::connect_to_primary(server).await? else { return Ok(None) };
+        let (in_recovery, system_id) =
+            (primary.is_in_recovery().await?, primary.system_id().await?.0);
+        Ok::<_, Error>(Some((primary, in_recovery, system_id)))
+    };
+    match asked.await {
+        Ok(None) => None,
+        Ok(Some((primary, in_recovery, system_id))) => {
+            let hint = if in_recovery { "primary_conninfo leads to a standby" } else { "" };
+            report.must("Primary server is not a standby", !in_recovery, hint);
+            let same = system_id == remote.system_id;
+            let hint = format!(
+                "primary_conninfo leads to system {system_id}, and conninfo to {}",
+                remote.system_id
+            );
+            let name = "Primary and standby have same system ID";
+            report.must(name, same, if same { "" } else { &hint });
+            Some(primary).filter(|_| same && !in_recovery)
+        }
+        Err(error) => {
+            report.must("Primary server is not a standby", false, text(&error));
+            None
+        }
     }
 }
 
@@ -326,22 +367,22 @@ fn lacks_wal(catalog: &Catalog) -> bool {
     !has_wal && !waits
 }
 
-/// Makes a new server send WAL, since nothing else shows that it does; whether some came.
+/// Makes a new server send WAL by its `writer`, the server itself or its primary, since nothing else shows
+/// that it does; whether some came.
 async fn first_wal(
     server: &Server,
     repository: &Repository,
-    sql: Option<&SqlConnection>,
-    remote: Option<&Remote>,
+    writer: &SqlConnection,
+    remote: &Remote,
 ) -> Result<bool> {
-    let (Some(sql), Some(remote)) = (sql, remote) else { return Ok(false) };
-    if !remote.is_archiver_on() || remote.in_recovery {
+    if writer.is_in_recovery().await? || !Remote::ask_over(writer).await?.is_archiver_on() {
         return Ok(false);
     }
-    sql.switch_wal(true).await?;
+    writer.switch_wal(true).await?;
     let until = tokio::time::Instant::now() + FIRST_WAL;
     while tokio::time::Instant::now() < until {
         let wal = repository::wal::of_system(repository, &server.name, remote.system_id).await?;
-        if !wal.is_empty() && !sql.archiver_status().await?.is_failing() {
+        if !wal.is_empty() && !writer.archiver_status().await?.is_failing() {
             return Ok(true);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -43,6 +43,13 @@ pub async fn connect(server: &Server) -> Result<SqlConnection> {
     Ok(Box::pin(SqlConnection::connect(&sql_conninfo(server)?)).await?)
 }
 
+/// Connects to the primary that `server`, a standby, names; nothing if it names none.
+pub async fn connect_to_primary(server: &Server) -> Result<Option<SqlConnection>> {
+    let Some(text) = server.primary_conninfo.as_deref() else { return Ok(None) };
+    let info = parse(server, "primary_conninfo", Some(text))?;
+    Ok(Some(Box::pin(SqlConnection::connect(&info)).await?))
+}
+
 /// The system identifier that the streaming connection leads to.
 pub async fn streaming_system_id(server: &Server) -> Result<u64> {
     let info = streaming_conninfo(server)?;

@@ -131,7 +131,8 @@ fn a_relation_over_a_gibibyte_of_postgresql_18_passes_in_little_memory_and_comes
 }
 
 fn ten_thousand_small_relations(version: u32) {
-    let mut cluster = Cluster::builder(version).setting("max_locks_per_transaction", "1024").start();
+    let mut cluster =
+        Cluster::builder(version).setting("max_locks_per_transaction", "1024").start();
     let barman = Barman::initialised();
     barman.server("main", &cluster, "immediate_checkpoint = true\n");
     barman.archive_from("main", &mut cluster);

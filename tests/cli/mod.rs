@@ -4,6 +4,7 @@ mod configuration;
 mod help;
 mod repository;
 mod server;
+mod standby;
 
 use std::path::Path;
 use std::process::{Command, Output};
