@@ -15,8 +15,8 @@ use super::{Session, check, human, remote};
 use crate::backup::wait::wait_for_wal;
 use crate::backup::{self, Request};
 use crate::catalog::{Catalog, Status};
+use crate::config::Server;
 use crate::config::values::Rate;
-use crate::config::{Server, Source};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::sql::SqlConnection;
@@ -194,14 +194,6 @@ async fn back_up(
 }
 
 fn request(args: &Args, server: &Server) -> Result<Request> {
-    let is_set = |option: &str| {
-        server.effective.get(option).is_some_and(|effective| effective.source != Source::Default)
-    };
-    let jobs = args.jobs.or_else(|| is_set("parallel_jobs").then_some(server.parallel_jobs));
-    let threads = match jobs {
-        Some(jobs) => usize::try_from(jobs).unwrap_or(1),
-        None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-    };
     let rate = match args.bwlimit {
         Some(limit) => Rate::from_kilobytes(limit),
         None => server.bandwidth_limit,
@@ -218,7 +210,7 @@ fn request(args: &Args, server: &Server) -> Result<Request> {
         name: args.name.clone(),
         fast_checkpoint: fast,
         max_rate: rate.map(|rate| rate.kilobytes_per_second),
-        threads,
+        threads: server.workers(args.jobs),
         level: server.repository.compression_level,
     })
 }

@@ -239,7 +239,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         standby: args.standby_mode,
         wal: args.wal_source(&server, session)?,
         settings_file: args.recovery_conf_filename.clone(),
-        threads: threads(args.jobs),
+        threads: server.workers(args.jobs),
     };
     let bar = session.progress("restoring");
     let restored = restore::restore(&repository, snapshot, &request, &bar.observer()).await;
@@ -307,13 +307,6 @@ impl Args {
         let server = quoted(&server.name).replace('%', "%%");
         Ok(WalSource::Command(format!("{command} wal-restore {server} \"%f\" \"%p\"")))
     }
-}
-
-/// How many workers: as many as asked for, or as there are cores.
-fn threads(jobs: Option<u32>) -> usize {
-    jobs.map(|jobs| jobs as usize)
-        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
-        .unwrap_or(1)
 }
 
 fn report(session: &Session, args: &Args, restored: &Restored, begun: Timestamp) {

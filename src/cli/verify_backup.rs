@@ -16,7 +16,7 @@ use crate::repository::Access;
 pub struct Args {
     /// Name of the server
     pub server_name: String,
-    /// Id or name of the backup; also first, last, latest, oldest or last-failed
+    /// Id or name of the backup; also first, last, latest, oldest or last-full
     pub backup_id: String,
 }
 
@@ -31,9 +31,9 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let catalog = Catalog::load(&repository, &server.name).await?;
     let backup = catalog.find(&args.backup_id)?;
     let snapshot = backup.usable()?;
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let bar = session.progress("verifying");
-    let verified = verify(&repository, backup, snapshot, threads, &bar.observer()).await;
+    let verified =
+        verify(&repository, backup, snapshot, server.workers(None), &bar.observer()).await;
     bar.finish();
     let verified = verified?;
     for damage in &verified.damaged {

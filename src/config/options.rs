@@ -190,7 +190,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("parallel_jobs", Both, Some("1"), Supported),
     option("parallel_jobs_start_batch_period", Both, UNSET, COPY),
     option("parallel_jobs_start_batch_size", Both, UNSET, COPY),
-    option("path_prefix", Both, UNSET, Supported),
+    option("path_prefix", Both, UNSET, Ignored("no other programs are run")),
     option("post_archive_retry_script", Both, UNSET, REFUSED),
     option("post_archive_script", Both, UNSET, REFUSED),
     option("post_backup_retry_script", Both, UNSET, REFUSED),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::num::NonZero;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::environment::Environment;
 use super::ini::Section;
 use super::redact;
 use super::repository::RepositorySettings;
-use super::resolve::{Effective, Message, Reader};
+use super::resolve::{Effective, Message, Reader, Source};
 use super::values::{self, Rate, RecoveryOptions, RetentionPolicy, Span};
 use crate::error::{Error, Kind};
 
@@ -64,8 +64,6 @@ pub struct Server {
     pub last_wal_maximum_age: Option<Span>,
     /// What restores do unless told otherwise.
     pub recovery_options: RecoveryOptions,
-    /// Where PostgreSQL's programs are looked for first.
-    pub path_prefix: Vec<PathBuf>,
     /// Where its backups go.
     pub repository: RepositorySettings,
     /// What is wrong with all this.
@@ -130,10 +128,6 @@ impl Server {
             last_backup_minimum_size: r.get("last_backup_minimum_size", values::size),
             last_wal_maximum_age: r.get("last_wal_maximum_age", str::parse),
             recovery_options: r.get("recovery_options", str::parse).unwrap_or_default(),
-            path_prefix: r
-                .text("path_prefix")
-                .map(|v| v.split(':').filter(|p| !p.is_empty()).map(PathBuf::from).collect())
-                .unwrap_or_default(),
             repository: RepositorySettings::read(&mut r, env),
             messages: Vec::new(),
             effective: BTreeMap::new(),
@@ -175,6 +169,18 @@ impl Server {
             return refused(format!("server '{}' is not active (active = false)", self.name));
         }
         Ok(())
+    }
+
+    /// How many workers a command has: `jobs` if it was told, `parallel_jobs` where that is set, and else as
+    /// many as there are cores.
+    pub fn workers(&self, jobs: Option<u32>) -> usize {
+        let option = self.effective.get("parallel_jobs");
+        let is_set = option.is_some_and(|effective| effective.source != Source::Default);
+        let jobs = jobs.or_else(|| is_set.then_some(self.parallel_jobs));
+        match jobs.and_then(|jobs| usize::try_from(jobs).ok()) {
+            Some(jobs) => jobs,
+            None => std::thread::available_parallelism().map_or(1, NonZero::get),
+        }
     }
 
     /// Every option of interest, safe to show: what works here, set or not, and all else that is set.

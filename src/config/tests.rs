@@ -57,7 +57,7 @@ fn every_typed_option_is_read() {
          basebackup_retry_times = 3\nbasebackup_retry_sleep = 5\ncheck_timeout = 0\n\
          minimum_redundancy = 2\nretention_policy = RECOVERY WINDOW OF 4 WEEKS\n\
          last_backup_maximum_age = 1 DAY\nlast_backup_minimum_size = 10 Gi\n\
-         last_wal_maximum_age = 2 hours\nrecovery_options = get-wal\npath_prefix = /a:/b\n\
+         last_wal_maximum_age = 2 hours\nrecovery_options = get-wal\n\
          repository_key_file = /k\nrepository_compression_level = 9\nbackup_method = postgres\n\
          create_slot = manual",
     );
@@ -77,7 +77,7 @@ fn every_typed_option_is_read() {
     assert_eq!(s.last_backup_maximum_age.unwrap().to_string(), "1 day");
     assert_eq!(s.last_backup_minimum_size, Some(10 << 30));
     assert_eq!(s.last_wal_maximum_age.unwrap().duration(), Duration::from_secs(7200));
-    assert_eq!(s.path_prefix, [Path::new("/a"), Path::new("/b")]);
+    assert_eq!((s.workers(None), s.workers(Some(7))), (4, 7));
     assert_eq!(s.repository.key, Some(KeySource::KeyFile("/k".into())));
     assert_eq!(s.repository.compression_level, 9);
     assert!(

@@ -85,6 +85,37 @@ fn the_server_goes_away() {
 }
 
 #[test]
+fn a_copy_that_breaks_off_is_tried_again() {
+    let (cluster, barman) = backed_up();
+    let more =
+        "immediate_checkpoint = true\nbasebackup_retry_times = 2\nbasebackup_retry_sleep = 1\n";
+    barman.server("main", &cluster, more);
+    let backup = barman.spawn(&["backup", "main", "--bwlimit", "4000"]);
+    let end =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BASE_BACKUP%'";
+    for _ in 0..2 {
+        wait_until(Duration::from_secs(30), || cluster.psql(end) == "t");
+    }
+    let ended = backup.wait(Duration::from_secs(60));
+    assert_eq!(ended.status, 0, "{ended}");
+    assert_eq!(ended.stderr.matches("trying again in 1 second").count(), 2, "{ended}");
+    // Only the last attempt tells how it went.
+    let listed = barman.ok(&["list-backups", "main"]).stdout;
+    assert!(!listed.contains("FAILED") && listed.lines().count() == 2, "{listed}");
+
+    let backup = barman.spawn(&["backup", "main", "--bwlimit", "4000", "--no-retry"]);
+    wait_until(Duration::from_secs(30), || cluster.psql(end) == "t");
+    let ended = backup.wait(Duration::from_secs(60));
+    assert_eq!(ended.status, 1, "{ended}");
+    assert!(
+        ended.stderr.contains("terminating connection due to administrator command"),
+        "{ended}"
+    );
+    assert!(barman.ok(&["list-backups", "main"]).stdout.contains("FAILED"));
+    barman.ok(&["repo", "check", "--read-data"]);
+}
+
+#[test]
 fn no_space_and_no_permission() {
     let (mut cluster, barman) = backed_up();
     // Not the archiving is to fail here, but the backup.
