@@ -23,6 +23,7 @@ use barman::progress::{Progress, Unobserved};
 use barman::repository::Repository;
 use barman::repository::slots::NewSlot;
 use barman::restore::settings::WalSource;
+use barman::wal::arrival::Arrival;
 use repo_format::keys::Secret;
 use repo_format::slot::Credential;
 use support::Cluster;
@@ -114,7 +115,9 @@ async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Ar
         let path = entry.unwrap().path();
         if path.file_name().unwrap().len() == 24 {
             // Recycled files are refused, as they should be.
-            let _ = barman::wal::archive::archive(&repository, "bench", &path).await;
+            let _ =
+                barman::wal::archive::archive(&repository, "bench", Arrival::read(&path).unwrap())
+                    .await;
         }
     }
     (elapsed, snapshot.statistics.bytes, snapshot.statistics.stored_bytes, repository)

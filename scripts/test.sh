@@ -20,6 +20,8 @@ need_server() {
 need_compiler
 # As root, Debian's own: it also brings the user that servers run as.
 if is_root; then need_debian_postgres "testing"; fi
+# The tests run servers of their own, on loopback.
+need_packages "testing" openssh-client openssh-server
 for version in 15 17 18; do need_server "$version"; done
 need_python "$cache/python" scripts/python-requirements.txt
 

@@ -84,6 +84,14 @@ impl Error {
         self.hint.as_deref()
     }
 
+    /// The error with its hint, in one line: for PostgreSQL's log, and for tables.
+    pub fn in_one_line(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{self}; {hint}"),
+            None => self.to_string(),
+        }
+    }
+
     /// The exit code of a command that ends with this error (Barman's: 1, and 2 for a command line
     /// that cannot be parsed).
     pub fn exit_code(&self) -> u8 {

@@ -6,6 +6,7 @@ mod acceptance;
 mod cli;
 mod faults;
 mod golden;
+mod hosts;
 mod postgres;
 mod second_reader;
 mod servers;

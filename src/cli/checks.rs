@@ -73,7 +73,7 @@ impl Report {
                 Some(value)
             }
             Err(error) => {
-                self.must(name, false, text(&error));
+                self.must(name, false, error.in_one_line());
                 None
             }
         }
@@ -112,7 +112,7 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
     if let Some(sql) = &sql {
         match Remote::ask_over(sql).await {
             Ok(asked) => remote = Some(asked),
-            Err(error) => report.must("PostgreSQL", false, text(&error)),
+            Err(error) => report.must("PostgreSQL", false, error.in_one_line()),
         }
     }
     if let Some(remote) = &remote {
@@ -125,7 +125,7 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
         Some(repository) => match Catalog::load(repository, &server.name).await {
             Ok(catalog) => Some(catalog),
             Err(error) => {
-                report.must("repository", false, text(&error));
+                report.must("repository", false, error.in_one_line());
                 None
             }
         },
@@ -159,7 +159,7 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
         Some(Ok(false)) => {
             report.must("WAL archive", false, "please make sure WAL shipping is setup");
         }
-        Some(Err(error)) => report.must("WAL archive", false, text(&error)),
+        Some(Err(error)) => report.must("WAL archive", false, error.in_one_line()),
     }
     if let Some(repository) = &repository {
         check_conflicts(server, repository, report).await;
@@ -200,7 +200,7 @@ async fn connect_to_primary(
             Some(primary).filter(|_| same && !in_recovery)
         }
         Err(error) => {
-            report.must("Primary server is not a standby", false, text(&error));
+            report.must("Primary server is not a standby", false, error.in_one_line());
             None
         }
     }
@@ -240,7 +240,11 @@ async fn open(
         }
         Err(error) => {
             let is_key = error.kind() == Kind::Key || server.repository.key().is_err();
-            report.must(if is_key { "repository key" } else { "repository" }, false, text(&error));
+            report.must(
+                if is_key { "repository key" } else { "repository" },
+                false,
+                error.in_one_line(),
+            );
             None
         }
     }
@@ -354,9 +358,11 @@ async fn check_conflicts(server: &Server, repository: &Repository, report: &mut 
             };
             report.should("archiver errors", conflicts == 0, hint);
         }
-        Err(error) => {
-            report.must("repository", false, text(&repository::Error::from(error).into()))
-        }
+        Err(error) => report.must(
+            "repository",
+            false,
+            Error::from(repository::Error::from(error)).in_one_line(),
+        ),
     }
 }
 
@@ -394,12 +400,4 @@ async fn first_wal(
 fn age_of(micros: i64) -> Duration {
     let passed = repository::now_micros().saturating_sub(micros);
     Duration::from_micros(u64::try_from(passed).unwrap_or_default())
-}
-
-/// An error with its hint, in one line.
-fn text(error: &Error) -> String {
-    match error.hint_text() {
-        Some(hint) => format!("{error}; {hint}"),
-        None => error.to_string(),
-    }
 }

@@ -13,8 +13,8 @@ use crate::wal::inventory::{Inventory, system_ids};
 /// Print one WAL segment or history file.
 ///
 /// The content goes to standard output, or with --output-directory into a file of the same name there. Works for
-/// inactive and disabled servers too. In restore_command use 'barman wal-restore', whose exit codes tell
-/// PostgreSQL whether to ask again.
+/// inactive and disabled servers too. The exit code is 1 only when the repository certainly does not have the file, and
+/// 126 for all other failures: barman-wal-restore, also Barman's own, passes it on to PostgreSQL.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -32,7 +32,10 @@ pub struct Args {
     /// Only check that WAL could be had
     #[arg(short, long)]
     pub test: bool,
-    /// Partial segments are never archived, so there is none to take in place of a full one
+    /// Of the cluster with this system identifier, where the server has had several
+    #[arg(long, value_name = "ID")]
+    pub system_id: Option<u64>,
+    /// Taken for Barman's sake: partial segments have names of their own
     #[arg(short = 'P', long, hide = true)]
     pub partial: bool,
     /// What Barman has and is refused here.
@@ -61,7 +64,11 @@ const EXAMPLES: &str = "EXAMPLES:
   barman get-wal main 000000010000000000000042 -o /tmp
   barman get-wal main 000000010000000000000042 --peek 10";
 
-/// Runs the command.
+/// The name of the command.
+pub const NAME: &str = "get-wal";
+
+/// Runs the command. Every error becomes exit code [`FAILED`](super::wal_restore::FAILED); a file that is not there is
+/// exit code 1.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let output = &session.output;
     let server = session.server_or_bare(&args.server_name)?;
@@ -79,10 +86,10 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     if let Some(count) = args.peek {
         return peek(&repository, &server.name, &name, count, session).await;
     }
-    let content = fetch::fetch(&repository, &server.name, &name, None).await?;
+    let content = fetch::fetch(&repository, &server.name, &name, args.system_id).await?;
     let Some(content) = content else {
-        let message = format!("WAL file '{name}' not found in server '{}'", server.name);
-        return Err(Error::new(Kind::NotFound, message));
+        output.error(format!("WAL file '{name}' not found in server '{}'", server.name));
+        return Ok(());
     };
     match &args.output_directory {
         Some(directory) => fetch::write_whole(&directory.join(name.to_string()), &content),

@@ -22,6 +22,7 @@ pub mod table;
 pub mod backup;
 pub mod check;
 pub mod cron;
+pub mod database_host;
 pub mod delete;
 pub mod diagnose;
 pub mod get_wal;
@@ -29,6 +30,7 @@ pub mod keep;
 pub mod list_backups;
 pub mod list_files;
 pub mod list_servers;
+pub mod put_wal;
 pub mod repo;
 pub mod restore;
 pub mod show_backup;
@@ -153,16 +155,20 @@ enum Command {
     WalRestore(wal_restore::Args),
     #[command(name = "get-wal")]
     GetWal(get_wal::Args),
+    #[command(name = "put-wal")]
+    PutWal(put_wal::Args),
     Cron(cron::Args),
     Diagnose(diagnose::Args),
     Repo(repo::Args),
 }
 
 /// A command line that was understood.
-pub struct Invocation {
-    global: GlobalArgs,
+pub struct Invocation(Program);
+
+enum Program {
     /// The command, or the answer that it uses what is Barman's and not ours yet.
-    command: Result<Command>,
+    Barman(GlobalArgs, Box<Result<Command>>),
+    DatabaseHost(Box<database_host::Invocation>),
 }
 
 /// Understands the command line; otherwise says why, or prints the help that was asked for, and gives
@@ -171,7 +177,13 @@ pub fn parse(
     arguments: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<Invocation, ExitCode> {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    understand(&arguments).map_err(|error| {
+    if let Some(parsed) = database_host::parse(&arguments) {
+        return parsed.map(|asked| Invocation(Program::DatabaseHost(Box::new(asked))));
+    }
+    let understood = understand(&arguments);
+    let understood =
+        understood.map(|(global, command)| Invocation(Program::Barman(global, Box::new(command))));
+    understood.map_err(|error| {
         // Nobody is left to tell when the help cannot be printed.
         let _ = error.print();
         ExitCode::from(usage_code(&error, &arguments))
@@ -180,13 +192,16 @@ pub fn parse(
 
 /// Does what the command line says, and returns its exit code.
 pub async fn run(invocation: Invocation) -> ExitCode {
-    let Invocation { global, command } = invocation;
+    let (global, command) = match invocation.0 {
+        Program::Barman(global, command) => (global, *command),
+        Program::DatabaseHost(invocation) => return database_host::run(*invocation).await,
+    };
     let output = global.output();
     let command = match command {
         Ok(command) => command,
         Err(error) => return end(output, Err(error)),
     };
-    let is_wal_restore = matches!(command, Command::WalRestore(_));
+    let gives_wal = matches!(command, Command::WalRestore(_) | Command::GetWal(_));
     let (output, result) = match global.load() {
         Ok(config) => {
             global.start_logging(&output, Some(&config));
@@ -207,16 +222,22 @@ pub async fn run(invocation: Invocation) -> ExitCode {
             (output, Err(error))
         }
     };
-    if is_wal_restore && result.is_err() {
+    if gives_wal && result.is_err() {
         output.set_exit_code(wal_restore::FAILED);
     }
     end(output, result)
 }
 
+/// Whether PostgreSQL runs the command, for each WAL file.
+fn is_for_postgres(command: &Command) -> bool {
+    use Command::{GetWal, PutWal, WalArchive, WalRestore};
+    matches!(command, WalArchive(_) | WalRestore(_) | GetWal(_) | PutWal(_))
+}
+
 /// Listens to signals, but for the commands that PostgreSQL runs: it has to see them end by the signals
 /// that it sends them, and what they leave is whole at any moment.
 fn listen(command: &Command, output: &Output) -> Interrupt {
-    if matches!(command, Command::WalArchive(_) | Command::WalRestore(_) | Command::GetWal(_)) {
+    if is_for_postgres(command) {
         return Interrupt::never();
     }
     Interrupt::listen().unwrap_or_else(|error| {
@@ -260,26 +281,30 @@ async fn dispatch(command: Command, session: &mut Session) -> Result<()> {
         Command::WalArchive(args) => wal_archive::run(args, session).await,
         Command::WalRestore(args) => wal_restore::run(args, session).await,
         Command::GetWal(args) => get_wal::run(args, session).await,
+        Command::PutWal(args) => put_wal::run(args, session).await,
         Command::Cron(args) => cron::run(args, session).await,
         Command::Diagnose(args) => diagnose::run(args, session).await,
         Command::Repo(args) => repo::run(args, session).await,
     }
 }
 
-fn understand(arguments: &[OsString]) -> Result<Invocation, clap::Error> {
+/// The global options, and the command or the answer that it uses what is missing.
+fn understand(arguments: &[OsString]) -> Result<(GlobalArgs, Result<Command>), clap::Error> {
     let matches = not_yet::command::<Cli>().try_get_matches_from(arguments)?;
     let global = GlobalArgs::from_arg_matches(&matches)?;
     let command = match not_yet::used(&matches) {
         Some(error) => Err(error),
         None => Ok(Command::from_arg_matches(&matches)?),
     };
-    Ok(Invocation { global, command })
+    Ok((global, command))
 }
 
 /// 0 for help that was asked for, else 2, but for the command whose codes PostgreSQL acts on.
 fn usage_code(error: &clap::Error, arguments: &[OsString]) -> u8 {
     match u8::try_from(error.exit_code()).unwrap_or(1) {
-        1.. if arguments.iter().any(|a| a == wal_restore::NAME) => wal_restore::FAILED,
+        1.. if arguments.iter().any(|a| a == wal_restore::NAME || a == get_wal::NAME) => {
+            wal_restore::FAILED
+        }
         code => code,
     }
 }
@@ -294,8 +319,7 @@ fn end(output: Output, result: Result<()>) -> ExitCode {
 /// Says what is doubtful in the configuration. PostgreSQL runs the WAL commands thousands of times a
 /// day: there it goes to the log only.
 fn report_doubts(config: &Config, output: &Output, command: &Command) {
-    let is_frequent =
-        matches!(command, Command::WalArchive(_) | Command::WalRestore(_) | Command::GetWal(_));
+    let is_frequent = is_for_postgres(command);
     for warning in &config.warnings {
         if is_frequent {
             tracing::info!("{warning}");

@@ -27,7 +27,6 @@ const COMMANDS: &[(&str, &str)] = &[
     ("list-process", ""),
     ("list-processes", ""),
     ("lock-directory-cleanup", "there are no lock files to clean up"),
-    ("put-wal", "use 'barman wal-archive' in archive_command"),
     ("rebuild-xlogdb", "there is no WAL database that could be rebuilt"),
     ("receive-wal", "use 'barman wal-archive' in archive_command"),
     ("replication-status", ""),

@@ -18,7 +18,7 @@ fn commands() -> Vec<(String, clap::Command)> {
 
 fn refusal(line: &str) -> String {
     let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-    match understand(&arguments).map(|invocation| invocation.command) {
+    match understand(&arguments).map(|(_, command)| command) {
         Ok(Err(error)) => format!("{error}; {}", error.hint_text().unwrap_or_default()),
         Ok(Ok(_)) => "accepted".to_owned(),
         Err(error) => format!("exit code {}", usage_code(&error, &arguments)),
@@ -33,7 +33,7 @@ fn the_parser_is_consistent() {
 #[test]
 fn every_command_is_explained_and_has_examples() {
     let commands = commands();
-    assert_eq!(commands.len(), 31, "{:?}", commands.iter().map(|(n, _)| n).collect::<Vec<_>>());
+    assert_eq!(commands.len(), 32, "{:?}", commands.iter().map(|(n, _)| n).collect::<Vec<_>>());
     for (name, command) in commands {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         assert!(about.len() > 10 && !about.contains('\n'), "{name}: {about:?}");

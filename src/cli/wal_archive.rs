@@ -7,6 +7,7 @@ use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::repository::Access;
 use crate::wal::archive::{self, Archived};
+use crate::wal::arrival::Arrival;
 
 /// Archive one WAL file: the archive_command of PostgreSQL.
 ///
@@ -28,18 +29,30 @@ const EXAMPLES: &str = "EXAMPLES:
 
 /// Runs the command. What fails is said in one line, because it goes to PostgreSQL's log.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
-    if let Err(error) = archive_file(&args, session).await {
-        let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
-        session.output.error(format!("{error}{hint}"));
+    if let Err(error) = in_time(&args.server_name, session, archive_file(&args, session)).await {
+        session.output.error(error.in_one_line());
     }
     Ok(())
+}
+
+/// Does `work` within the time that archiving may take: an archiver that hangs is worse than one that fails.
+pub async fn in_time(
+    server: &str,
+    session: &Session,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let limit = session.server_or_bare(server)?.wal_archive_timeout;
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let message = format!("not archived within wal_archive_timeout ({} s)", limit.as_secs());
+        Err(Error::new(Kind::Storage, message).hint("PostgreSQL tries again"))
+    })
 }
 
 async fn archive_file(args: &Args, session: &Session) -> Result<()> {
     let server = session.server_or_bare(&args.server_name)?;
     accepts_wal(&server)?;
     let repository = open::quietly(&server.repository, Access::Write).await?;
-    match archive::archive(&repository, &server.name, &args.wal_path).await? {
+    match archive::archive(&repository, &server.name, Arrival::read(&args.wal_path)?).await? {
         Archived::Stored(bytes) => {
             tracing::info!("archived {} in {bytes} bytes", args.wal_path.display());
         }
@@ -52,7 +65,7 @@ async fn archive_file(args: &Args, session: &Session) -> Result<()> {
 
 /// Refuses WAL of a server that was switched off. One whose configuration has a mistake elsewhere
 /// goes on archiving: WAL that is refused fills the server's disk.
-fn accepts_wal(server: &Server) -> Result<()> {
+pub fn accepts_wal(server: &Server) -> Result<()> {
     let switched_off = server.disabled && server.errors().next().is_none();
     if switched_off || !server.active {
         let how = if switched_off { "disabled = true" } else { "active = false" };

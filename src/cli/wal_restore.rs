@@ -1,7 +1,9 @@
 //! `barman wal-restore`.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use super::output::Output;
 use super::{Session, open};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
@@ -13,9 +15,9 @@ use crate::wal::fetch;
 /// Fetch one WAL file: the restore_command of PostgreSQL.
 ///
 /// Writes the file to its destination and returns 0. The exit code is 1 only when the repository certainly
-/// does not have it, which tells PostgreSQL that the archive ends there; and on a standby, which asks
-/// again, when the repository cannot be reached. All other failures have exit code 126, with which
-/// PostgreSQL stops instead of taking an earlier end for the end. Needs no configuration file when
+/// does not have it, which tells PostgreSQL that the archive ends there. A repository that cannot be reached is asked
+/// again for wal_restore_timeout; on a standby, which asks again by itself, the exit code is 1 at once. All other
+/// failures have exit code 126, with which PostgreSQL stops instead of taking an earlier end for the end. Needs no configuration file when
 /// BARMAN_REPOSITORY and BARMAN_REPOSITORY_KEY_FILE are set.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -26,6 +28,9 @@ pub struct Args {
     pub wal_name: String,
     /// Where to write it: %p of restore_command
     pub wal_dest: PathBuf,
+    /// What to do when the repository could not be asked for wal_restore_timeout, instead of exit code 126
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_error: Option<OnError>,
 }
 
 const EXAMPLES: &str = "EXAMPLES:
@@ -39,20 +44,75 @@ pub const NAME: &str = "wal-restore";
 /// up to 125 for "the archive ends here", and would open the server for writing too early.
 pub const FAILED: u8 = 126;
 
+/// The pause between the first two attempts; each later one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// No pause is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// What to do when a file can neither be had nor be proved absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnError {
+    /// Go on asking without end
+    Retry,
+    /// Exit with 126: PostgreSQL stops
+    Abort,
+    /// Exit with 1, as if there were no such file: PostgreSQL takes the archive to end there
+    Missing,
+}
+
+/// How long a file is asked for that can neither be had nor be proved absent.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// So long.
+    pub limit: Duration,
+    /// What is done then, whatever the server is.
+    pub on_error: Option<OnError>,
+}
+
+impl Patience {
+    /// Asks until there is an answer, whether there is such a file; or until patience ends.
+    ///
+    /// # Errors
+    /// The last failure, where PostgreSQL must stop.
+    pub async fn ask(
+        &self,
+        output: &Output,
+        mut attempt: impl AsyncFnMut() -> Result<bool>,
+    ) -> Result<bool> {
+        let end = Instant::now() + self.limit;
+        // A standby asks again by itself, streams meanwhile, and may be promoted at any time.
+        let is_standby = Path::new("standby.signal").exists() && self.on_error.is_none();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match attempt().await {
+                Ok(is_there) => return Ok(is_there),
+                Err(error) => error,
+            };
+            let may_pass = matches!(error.kind(), Kind::Storage | Kind::Io | Kind::NotFound);
+            let is_late = self.on_error != Some(OnError::Retry) && Instant::now() + pause > end;
+            if !may_pass || is_late || is_standby {
+                if (may_pass && is_standby) || self.on_error == Some(OnError::Missing) {
+                    output.error(error.in_one_line());
+                    return Ok(false);
+                }
+                return Err(error);
+            }
+            output.warning(format!("{}; asking again", error.in_one_line()));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
 /// Runs the command. Every error becomes exit code [`FAILED`]; a file that is not there, or a standby
 /// that must go on asking, is exit code 1 without an error.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
-    match restore_file(&args, session).await {
-        Ok(true) => {}
-        Ok(false) => {
-            tracing::info!("{} is not in the archive of {}", args.wal_name, args.server_name);
-            session.output.set_exit_code(1);
-        }
-        // A standby asks again and streams meanwhile; it would not survive another code.
-        Err(error) if error.kind() == Kind::Storage && Path::new("standby.signal").exists() => {
-            session.output.error(error);
-        }
-        Err(error) => return Err(error),
+    let limit = session.server_or_bare(&args.server_name)?.wal_restore_timeout;
+    let patience = Patience { limit, on_error: args.on_error };
+    if !patience.ask(&session.output, async || restore_file(&args, session).await).await? {
+        tracing::info!("{} is not in the archive of {}", args.wal_name, args.server_name);
+        session.output.set_exit_code(1);
     }
     Ok(())
 }
@@ -74,7 +134,7 @@ async fn restore_file(args: &Args, session: &Session) -> Result<bool> {
 }
 
 /// The cluster whose data directory is the current directory, as it is when PostgreSQL runs this.
-fn system_id_here() -> Option<u64> {
+pub fn system_id_here() -> Option<u64> {
     let file = std::fs::read(CONTROL_FILE).ok()?;
     Some(ControlFile::parse(&file).ok()?.system_id.0)
 }

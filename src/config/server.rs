@@ -62,6 +62,10 @@ pub struct Server {
     pub last_backup_minimum_size: Option<u64>,
     /// `check` fails when the last WAL segment is older.
     pub last_wal_maximum_age: Option<Span>,
+    /// How long archiving a WAL file may take before it fails.
+    pub wal_archive_timeout: Duration,
+    /// How long a WAL file is asked for when the repository gives no answer.
+    pub wal_restore_timeout: Duration,
     /// What restores do unless told otherwise.
     pub recovery_options: RecoveryOptions,
     /// Where its backups go.
@@ -127,6 +131,12 @@ impl Server {
             last_backup_maximum_age: r.get("last_backup_maximum_age", str::parse),
             last_backup_minimum_size: r.get("last_backup_minimum_size", values::size),
             last_wal_maximum_age: r.get("last_wal_maximum_age", str::parse),
+            wal_archive_timeout: r
+                .get("wal_archive_timeout", values::seconds)
+                .unwrap_or(Duration::from_secs(60)),
+            wal_restore_timeout: r
+                .get("wal_restore_timeout", values::seconds)
+                .unwrap_or(Duration::from_secs(300)),
             recovery_options: r.get("recovery_options", str::parse).unwrap_or_default(),
             repository: RepositorySettings::read(&mut r, env),
             messages: Vec::new(),
@@ -204,6 +214,8 @@ impl Server {
             ("parallel_jobs", json!(self.parallel_jobs)),
             ("repository_compression_level", json!(self.repository.compression_level)),
             ("retention_policy", json!(self.retention_policy.map(|p| p.to_string()))),
+            ("wal_archive_timeout", json!(self.wal_archive_timeout.as_secs())),
+            ("wal_restore_timeout", json!(self.wal_restore_timeout.as_secs())),
             ("streaming_conninfo", json!(self.streaming_conninfo.as_deref().map(redact::conninfo))),
         ] {
             shown.insert(option.to_owned(), value);

@@ -4,8 +4,6 @@
 //! again is success; a file of the same name with other content is an error, is kept apart for
 //! inspection, and leaves the stored one untouched.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,14 +15,12 @@ use repo_format::limits::LEAF;
 use repo_format::names::{ObjectName, WalObjectName};
 use repo_format::wal::{self as format, WalHeader};
 
+use super::arrival::Arrival;
 use super::inventory::system_ids;
 use crate::chunking::stream::StreamCutter;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
-use crate::postgres::error::FormatError;
+use crate::postgres::control_file::CONTROL_FILE;
 use crate::postgres::lsn::SystemId;
-use crate::postgres::timeline_history::TimelineHistory;
-use crate::postgres::wal_header::check_segment;
 use crate::postgres::wal_name::WalName;
 use crate::repository::{self, Repository, host, now_micros};
 
@@ -40,16 +36,22 @@ pub enum Archived {
     AlreadyThere,
 }
 
-/// Archives the file `path` for `server`.
+/// Archives a WAL file for `server`.
 ///
 /// # Errors
-/// If the file is not what its name says, if the archive has other content under its name, or if it
+/// If the archive has other content under its name, if nobody can tell which cluster it is of, or if it
 /// could not be made durable.
-pub async fn archive(repository: &Arc<Repository>, server: &str, path: &Path) -> Result<Archived> {
-    let (name, file_name) = wal_name(path)?;
-    let content = read(path)?;
-    let system_id = system_of(repository, server, path, name, &content).await?;
-    store(repository, server, system_id, name, &file_name, content).await
+pub async fn archive(
+    repository: &Arc<Repository>,
+    server: &str,
+    arrival: Arrival,
+) -> Result<Archived> {
+    let system_id = match arrival.system_id {
+        Some(id) => id,
+        None => archiving_system(repository, server, &arrival.origin).await?,
+    };
+    let Arrival { name, file, content, .. } = arrival;
+    store(repository, server, system_id, name, &file, content).await
 }
 
 /// Stores the checked content of a WAL file.
@@ -202,81 +204,24 @@ fn used_length(content: &[u8]) -> usize {
     last.next_multiple_of(LEAF).min(content.len())
 }
 
-/// The name of the WAL file that `path` is.
-fn wal_name(path: &Path) -> Result<(WalName, String)> {
-    let file_name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let name = file_name.parse().map_err(|error: FormatError| {
-        Error::new(Kind::Usage, format!("{} is not a WAL file", path.display()))
-            .because(error)
-            .hint("archive_command must pass %p")
-    })?;
-    Ok((name, file_name.to_owned()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let too_large = fs::metadata(path)
-        .map(|metadata| metadata.len() > repo_format::limits::MAX_WAL_FILE)
-        .unwrap_or(false);
-    if too_large {
-        return Err(Error::new(Kind::Refused, format!("{} is over 1 GiB", path.display())));
+/// The cluster that a small file is taken to be of which does not come from its data directory: the one
+/// whose WAL came last, since a server sends a history file between segments of its own.
+async fn archiving_system(repository: &Repository, server: &str, origin: &str) -> Result<SystemId> {
+    let mut newest = None;
+    for system in system_ids(repository, server).await? {
+        let stored = repository::wal::of_system(repository, server, system).await?;
+        let last = stored.iter().map(|wal| wal.archived_at).max();
+        newest = newest.max(last.map(|last| (last, system)));
     }
-    fs::read(path).map_err(|error| {
-        Error::new(Kind::Io, format!("cannot read {}", path.display())).because(error)
-    })
-}
-
-/// The cluster that a WAL file belongs to: its own word for segments; for the small files, which do
-/// not say, the data directory they lie in, or the only cluster that the archive knows.
-async fn system_of(
-    repository: &Repository,
-    server: &str,
-    path: &Path,
-    name: WalName,
-    content: &[u8],
-) -> Result<SystemId> {
-    let damaged = |error: FormatError| {
-        Error::new(Kind::Refused, format!("{} is not a sound WAL file", path.display()))
-            .because(error)
-    };
-    match name {
-        WalName::Segment(segment) | WalName::Partial(segment) => {
-            let partial = matches!(name, WalName::Partial(_));
-            let check = check_segment(content, segment, partial, None).map_err(damaged)?;
-            return Ok(check.header.system_id);
-        }
-        WalName::History(timeline) => {
-            TimelineHistory::parse(timeline, content).map_err(damaged)?;
-        }
-        WalName::BackupHistory { .. } => {
-            crate::postgres::backup_label::BackupHistory::parse(content).map_err(damaged)?;
-        }
-    }
-    if let Some(control) = control_file_near(path) {
-        return Ok(control.system_id);
-    }
-    match system_ids(repository, server).await?.as_slice() {
-        [only] => Ok(SystemId(*only)),
-        known => Err(Error::new(
+    let Some((_, system)) = newest else {
+        return Err(Error::new(
             Kind::Refused,
             format!(
-                "cannot tell which cluster {} belongs to: there is no {CONTROL_FILE} beside its \
-                 directory, and the archive knows {} clusters of server {server}",
-                path.display(),
-                known.len()
+                "cannot tell which cluster {origin} belongs to: there is no {CONTROL_FILE} beside its \
+                 directory, and no other WAL of server {server} in the archive"
             ),
         )
-        .hint("archive it from within the data directory, as archive_command does with %p")),
-    }
-}
-
-/// The control file of the data directory that a file of `pg_wal` lies in.
-fn control_file_near(path: &Path) -> Option<ControlFile> {
-    let directory = path.parent()?;
-    let mut candidates: Vec<PathBuf> = vec![];
-    if directory.file_name().is_some_and(|name| name == "pg_wal") {
-        // By name first: pg_wal may be a link to somewhere else.
-        candidates.push(directory.parent()?.join(CONTROL_FILE));
-    }
-    candidates.push(PathBuf::from(CONTROL_FILE));
-    candidates.iter().find_map(|file| ControlFile::parse(&fs::read(file).ok()?).ok())
+        .hint("archive a WAL segment first, or from within the data directory, as archive_command does"));
+    };
+    Ok(SystemId(system))
 }

@@ -46,7 +46,10 @@ async fn find(
     if found.iter().any(|wal| Some(wal.name.system_id) != found.first().map(|f| f.name.system_id)) {
         let newest = snapshots::of_server(repository, server).await?;
         let current = newest.last().map(|snapshot| snapshot.system_id);
-        found.retain(|wal| Some(wal.name.system_id) == current);
+        // Where none of them is the current one, all stay: nobody may be told that there is no such file.
+        if found.iter().any(|wal| Some(wal.name.system_id) == current) {
+            found.retain(|wal| Some(wal.name.system_id) == current);
+        }
     }
     match found.as_slice() {
         [] => Ok(None),

@@ -2,5 +2,7 @@
 //! and what there is.
 
 pub mod archive;
+pub mod arrival;
 pub mod fetch;
 pub mod inventory;
+pub mod shipment;

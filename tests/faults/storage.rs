@@ -16,6 +16,7 @@ use barman::restore::target::{Moment, TargetTimeline};
 use barman::storage::Storage;
 use barman::storage::faulty::{Fault, FaultyStorage};
 use barman::storage::location::storage_at;
+use barman::wal::arrival::Arrival;
 use repo_format::keys::Secret;
 use repo_format::slot::Credential;
 
@@ -156,7 +157,12 @@ fn a_wal_file_survives_a_failure_of_every_call() {
                     assert_eq!(stored.len(), 1, "acknowledged, and there");
                 }
                 // PostgreSQL asks again, and then it is there.
-                let again = barman::wal::archive::archive(&repository, "main", &path).await;
+                let again = barman::wal::archive::archive(
+                    &repository,
+                    "main",
+                    Arrival::read(&path).unwrap(),
+                )
+                .await;
                 again.unwrap();
                 let stored = barman::repository::wal::of_server(&repository, "main").await.unwrap();
                 assert_eq!(stored.len(), 1);
@@ -172,7 +178,7 @@ fn a_wal_file_survives_a_failure_of_every_call() {
 
 async fn archive(storage: Arc<dyn Storage>, path: &Path) -> barman::error::Result<()> {
     let repository = Repository::open(storage, &credential(), Access::Write).await?;
-    barman::wal::archive::archive(&Arc::new(repository), "main", path).await?;
+    barman::wal::archive::archive(&Arc::new(repository), "main", Arrival::read(path)?).await?;
     Ok(())
 }
 
@@ -223,25 +229,25 @@ fn what_only_reads_survives_a_failure_of_every_call() {
                     break;
                 }
             }
-            let mut failures = 0;
-            for n in 1.. {
-                let healthy = storage_at(place.to_str().unwrap()).unwrap();
-                let faulty = Arc::new(FaultyStorage::new(healthy, n, once, fault));
-                let directory = tempfile::tempdir().unwrap();
-                let destination = directory.path().join("restored");
-                let outcome = restore_latest(faulty.clone(), &credential, &destination).await;
-                let is_server = destination.join("global/pg_control").exists();
-                assert_eq!(outcome.is_ok(), is_server, "call {n}: {outcome:?}");
-                if let Err(error) = outcome {
-                    failures += 1;
-                    assert!(error.to_string().contains("injected fault"), "{n}: {error}");
-                }
-                if faulty.calls() < n {
-                    break;
-                }
-            }
-            assert!(failures > 10, "{failures}");
         }
+        let mut failures = 0;
+        for n in 1.. {
+            let healthy = storage_at(place.to_str().unwrap()).unwrap();
+            let faulty = Arc::new(FaultyStorage::new(healthy, n, true, Fault::Refused));
+            let directory = tempfile::tempdir().unwrap();
+            let destination = directory.path().join("restored");
+            let outcome = restore_latest(faulty.clone(), &credential, &destination).await;
+            let is_server = destination.join("global/pg_control").exists();
+            assert_eq!(outcome.is_ok(), is_server, "call {n}: {outcome:?}");
+            if let Err(error) = outcome {
+                failures += 1;
+                assert!(error.to_string().contains("injected fault"), "{n}: {error}");
+            }
+            if faulty.calls() < n {
+                break;
+            }
+        }
+        assert!(failures > 10, "{failures}");
     });
 }
 

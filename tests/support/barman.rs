@@ -155,6 +155,19 @@ impl Barman {
         process::run_with_input(self.command(args), input, limit)
     }
 
+    /// The program.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Writes a script that is `barman` with the configuration of this sandbox.
+    pub fn wrapper(&self, path: &Path) {
+        let text = format!("#!/bin/sh\nexec {} \"$@\"\n", self.invocation());
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        account::hand_over(path);
+    }
+
     fn invocation(&self) -> String {
         format!("{} -c {}", self.binary.display(), self.config().display())
     }

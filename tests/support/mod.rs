@@ -19,6 +19,7 @@ pub mod barman;
 pub mod cluster;
 pub mod postgres;
 pub mod process;
+pub mod sshd;
 pub mod tls;
 
 pub use self::barman::Barman;
