@@ -100,7 +100,12 @@ impl Layout {
             outside.extend(missing_parents(path));
         }
         for path in &outside {
-            crate::storage::local::create_directories(path).map_err(|e| cannot_write(path, e))?;
+            let make = || -> std::io::Result<()> {
+                crate::storage::local::create_directories(path)?;
+                // The server must be able to go through them.
+                owner.map_or(Ok(()), |owner| owner.give(path))
+            };
+            make().map_err(|e| cannot_write(path, e))?;
         }
         let mode = if snapshot.root_mode & 0o050 == 0o050 { 0o750 } else { 0o700 };
         plan.directories.push((self.destination.clone(), mode));

@@ -3,4 +3,5 @@
 mod archive;
 mod layouts;
 mod moments;
+mod pages;
 mod refusals;
