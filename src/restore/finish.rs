@@ -49,11 +49,7 @@ impl Rest<'_> {
         let wal = &self.snapshot.wal;
         let last = SegmentNo::before(Lsn(wal.stop_lsn), path.size);
         let copied = self.request.wal == WalSource::Copied;
-        let last_copied = match self.request.target.moment {
-            Moment::Lsn(lsn) => Some(SegmentNo::before(lsn, path.size).max(last)),
-            Moment::Immediate => Some(last),
-            _ => None,
-        };
+        let last_copied = (self.request.target.moment == Moment::Immediate).then_some(last);
         progress.phase("copying WAL", None);
         if copied {
             let directory = self.request.destination.join(COPIED_WAL);

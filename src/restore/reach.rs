@@ -23,7 +23,8 @@ use crate::wal::inventory::{Gap, Inventory};
 pub struct Path {
     /// The history of the timeline that it goes along.
     pub history: TimelineHistory,
-    /// The segments, from the backup's start as far as the archive has them without a gap.
+    /// The segments, from the backup's start as far as the archive has them without a gap; for a
+    /// target that is an LSN, up to the record that ends recovery.
     pub segments: Vec<SegmentName>,
     /// The size of a segment.
     pub size: SegmentSize,
@@ -51,7 +52,7 @@ pub async fn path(
         segments.push(segment);
         number = number.next();
     }
-    let path = Path { history, segments, size, inventory };
+    let mut path = Path { history, segments, size, inventory };
     let needed = match target.moment {
         Moment::Lsn(lsn) => lsn.max(stop),
         _ => stop,
@@ -65,11 +66,17 @@ pub async fn path(
         Moment::Time(time) if time.as_microsecond() < snapshot.ended_at => {
             Err(too_early(snapshot, &super::local(*time)))
         }
+        Moment::Lsn(_) => {
+            // What follows the record at which recovery stops is not needed.
+            let last = search(repository, snapshot, target, &path, progress).await?;
+            path.segments.truncate(last + 1);
+            Ok(path)
+        }
         Moment::Time(_) | Moment::Xid(_) | Moment::Name(_) => {
             search(repository, snapshot, target, &path, progress).await?;
             Ok(path)
         }
-        _ => Ok(path),
+        Moment::Latest | Moment::Immediate => Ok(path),
     }
 }
 
@@ -169,14 +176,15 @@ impl Path {
     }
 }
 
-/// Looks for a time, a transaction or a restore point in the WAL, in the order of recovery.
+/// Looks for the target in the WAL, in the order of recovery. Returns the index of the segment that has
+/// the end of the record by which PostgreSQL knows that it has arrived.
 async fn search(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
     target: &Target,
     path: &Path,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<usize> {
     progress.phase("reading WAL", Some(path.segments.len() as u64 * path.size.bytes()));
     let mut summary = match target.moment {
         Moment::Xid(xid) => WalSummary::looking_for(xid),
@@ -185,7 +193,7 @@ async fn search(
     let system = Some(SystemId(snapshot.system_id));
     let start = Lsn(snapshot.wal.start_lsn);
     let mut reader = WalReader::starting_at(start, path.size, system);
-    for segment in &path.segments {
+    for (at, segment) in path.segments.iter().enumerate() {
         let Some(stored) = path.inventory.find(&WalName::Segment(*segment))? else { break };
         let content = repository::wal::read(repository, &stored.name).await?;
         progress.advance(content.len() as u64);
@@ -194,7 +202,7 @@ async fn search(
                 .because(error)
         })?;
         if is_reached(target, &summary) {
-            return Ok(());
+            return Ok(at);
         }
         if reader.ended() {
             break;
@@ -202,6 +210,7 @@ async fn search(
     }
     let what = match &target.moment {
         Moment::Time(time) => super::local(*time),
+        Moment::Lsn(lsn) => format!("a record at LSN {lsn} or after it"),
         Moment::Xid(xid) => format!("the end of transaction {xid}"),
         Moment::Name(name) => format!("restore point {name:?}"),
         _ => "the target".to_owned(),
@@ -233,7 +242,9 @@ fn is_reached(target: &Target, summary: &WalSummary) -> bool {
         }),
         Moment::Xid(_) => summary.transaction.is_some(),
         Moment::Name(name) => summary.restore_point(name).is_some(),
-        _ => true,
+        // Only a record that begins there, or later, tells that everything before it is done.
+        Moment::Lsn(lsn) => summary.last_start.is_some_and(|start| start >= *lsn),
+        Moment::Latest | Moment::Immediate => true,
     }
 }
 

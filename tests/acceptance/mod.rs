@@ -5,3 +5,4 @@ mod layouts;
 mod moments;
 mod pages;
 mod refusals;
+mod targets;

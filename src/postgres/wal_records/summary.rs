@@ -35,6 +35,8 @@ pub struct WalSummary {
     pub restore_points: Vec<RestorePoint>,
     /// The commit or rollback of the transaction asked for.
     pub transaction: Option<(CommitAt, bool)>,
+    /// The beginning of the last record.
+    pub last_start: Option<Lsn>,
     /// The end of the last record.
     pub reached: Option<Lsn>,
     wanted_xid: Option<u32>,
@@ -48,6 +50,7 @@ impl WalSummary {
 
     /// Takes a record.
     pub fn add(&mut self, record: &Record) {
+        self.last_start = Some(record.start);
         self.reached = Some(record.end);
         let end = record.end;
         match record.kind {
