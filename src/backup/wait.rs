@@ -27,11 +27,17 @@ pub async fn wait_for_wal(
         let missing = missing_wal(repository, snapshot).await?;
         let Some(gap) = missing.first() else { return Ok(()) };
         if deadline.is_some_and(|deadline| tokio::time::Instant::now() >= deadline) {
+            let hint = match snapshot.cluster.from_standby {
+                true => {
+                    "see that the primary archives; one without work is made to by primary_conninfo"
+                }
+                false => "see that archive_command works: barman check",
+            };
             return Err(Error::new(
                 Kind::Postgres,
                 format!("backup {} still waits for WAL: {gap}", snapshot.backup_id),
             )
-            .hint("see that archive_command works: barman check"));
+            .hint(hint));
         }
         tokio::time::sleep(POLL).await;
     }

@@ -165,12 +165,12 @@ async fn back_up(
     let made = make(args, server, &repository, &request, &bar, session).await;
     bar.finish();
     let snapshot = made?;
+    tell(&snapshot, output);
     if snapshot.cluster.from_standby {
-        switch_on_primary(server, output).await;
+        interrupt.unless(close_primary_segment(server, &snapshot, output)).await?;
     } else {
         restore_point(&request, &snapshot).await;
     }
-    tell(&snapshot, output);
     let waited = if args.wait {
         interrupt.unless(wait(args, &repository, &snapshot, session)).await
     } else {
@@ -267,26 +267,6 @@ async fn forget_failed(repository: &Repository, server: &str, begun_at: i64) -> 
     Ok(())
 }
 
-/// Makes the primary of a standby close the segment that the backup needs; a standby cannot do that, and on a
-/// quiet primary it could take long.
-async fn switch_on_primary(server: &Server, output: &Output) {
-    let switch = async {
-        let Some(primary) = remote::connect_to_primary(server).await? else {
-            output.info(
-                "The backup is complete when the primary has archived its last WAL; with \
-                 primary_conninfo in the configuration, barman makes it do so at once.",
-            );
-            return Ok(());
-        };
-        let switched = primary.switch_wal(true).await;
-        primary.close().await;
-        switched.map(|_| ()).map_err(Error::from)
-    };
-    if let Err(error) = Box::pin(switch).await {
-        output.warning(format!("the primary did not switch to a new WAL file: {error}"));
-    }
-}
-
 /// Marks the end of the backup in the WAL, under Barman's name, for restores to just this moment.
 async fn restore_point(request: &Request, snapshot: &Snapshot) {
     let mark = async {
@@ -298,6 +278,45 @@ async fn restore_point(request: &Request, snapshot: &Snapshot) {
     if let Err(error) = mark.await {
         tracing::warn!("no restore point was made for backup {}: {error}", snapshot.backup_id);
     }
+}
+
+/// Makes the primary of a standby close its WAL segment: the backup needs that one, and a primary without
+/// work would not archive it. A backup that fails in this is complete; its WAL comes later.
+async fn close_primary_segment(
+    server: &Server,
+    snapshot: &Snapshot,
+    output: &Output,
+) -> Result<()> {
+    let close = async {
+        let Some(sql) = remote::connect_to_primary(server).await? else {
+            output.info(
+                "The backup is complete when the primary has archived its last WAL; with \
+                 primary_conninfo in the configuration, it is made to do so at once.",
+            );
+            return Ok(None);
+        };
+        let closed = async {
+            let system_id = sql.system_id().await?.0;
+            if system_id != snapshot.system_id {
+                let message = format!("it leads to the cluster with system identifier {system_id}");
+                return Err(Error::new(Kind::Config, message));
+            }
+            Ok(sql.switch_wal(true).await?)
+        };
+        let closed = closed.await;
+        sql.close().await;
+        closed
+    };
+    match Box::pin(close).await {
+        Ok(Some(closed)) => {
+            output.info(format!("The WAL file {closed} has been closed on the primary"));
+        }
+        Ok(None) => {}
+        Err(error) => output.warning(format!(
+            "the primary (primary_conninfo) could not be made to close its WAL file: {error}"
+        )),
+    }
+    Ok(())
 }
 
 fn tell(snapshot: &Snapshot, output: &Output) {

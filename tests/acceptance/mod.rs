@@ -5,4 +5,5 @@ mod layouts;
 mod moments;
 mod pages;
 mod refusals;
+mod standby;
 mod targets;
