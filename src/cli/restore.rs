@@ -1,6 +1,6 @@
 //! `barman restore`.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, overrides_with = "get_wal")]
     pub no_get_wal: bool,
     /// Write the recovery settings into this file of the destination
-    #[arg(long, value_name = "FILENAME", default_value = "postgresql.auto.conf")]
+    #[arg(long, value_name = "FILENAME", default_value = "postgresql.auto.conf", value_parser = inside)]
     pub recovery_conf_filename: String,
     /// Use so many workers. Overrides parallel_jobs
     #[arg(short, long, value_name = "NJOBS", value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -126,6 +126,16 @@ impl FromStr for Tablespace {
             }
             _ => Err("expected NAME:LOCATION with an absolute path"),
         }
+    }
+}
+
+/// A file within the destination: whatever its name, nothing is written elsewhere.
+fn inside(name: &str) -> Result<String, &'static str> {
+    let mut parts = Path::new(name).components().peekable();
+    if parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_))) {
+        Ok(name.to_owned())
+    } else {
+        Err("expected the name of a file in the destination")
     }
 }
 

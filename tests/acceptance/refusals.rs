@@ -37,6 +37,10 @@ fn targets_that_the_archive_cannot_reach() {
     refused(&barman, &["--target-xid", "999999"], &["transaction 999999"]);
     refused(&barman, &["--target-tli", "7"], &["no history of timeline 7"]);
     refused(&barman, &["--tablespace", "none:/tmp/none"], &["no tablespace \"none\""]);
+    for outside in ["../outside.conf", "/tmp/outside.conf", ""] {
+        let words = ["--recovery-conf-filename", "a file in the destination"];
+        refused(&barman, &["--recovery-conf-filename", outside], &words);
+    }
 
     // A segment in the middle is lost: what lies behind it cannot be reached.
     let wal = barman.repository().join("wal/main");
