@@ -1,9 +1,11 @@
 //! What the program promises, played on real servers through its own command line.
 
 mod archive;
+mod encrypted;
 mod layouts;
 mod moments;
 mod pages;
 mod refusals;
+mod segments;
 mod standby;
 mod targets;
