@@ -122,7 +122,8 @@ fn restore(barman: &Barman, name: &str, arguments: &[&str]) -> PathBuf {
 }
 
 fn started(version: u32, destination: &std::path::Path) -> Cluster {
-    let mut server = Cluster::on(version, destination);
+    // Its archive_command is 'false', which a shutdown would try again and again.
+    let mut server = Cluster::on(version, destination).option("archive_mode", "off");
     server.start();
     server.wait_for_recovery_end();
     server
