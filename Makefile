@@ -29,4 +29,4 @@ bench:
 
 clean:
 	cargo clean
-	rm -rf .cache
+	rm -rf .cache /var/cache/barman-test

@@ -42,6 +42,7 @@ find_postgres() {
       if [ -x "$candidate/initdb" ] && [ -x "$candidate/pgbench" ]; then
         bin=$candidate
         if is_root && ! id postgres >/dev/null 2>&1; then continue; fi
+        if ! can_reach "$candidate/initdb"; then continue; fi
         return
       fi
     done

@@ -52,6 +52,11 @@ forget_settings() {
   fi
 }
 
+# can_reach PATH: whether the user that servers run as can; only root runs them as another one.
+can_reach() {
+  if is_root; then setpriv --reuid=postgres --regid=postgres --init-groups test -x "$1"; else test -x "$1"; fi
+}
+
 # need_compiler: what Rust's linker and the C parts of the dependencies ask for.
 need_compiler() {
   if ! command -v cc >/dev/null || ! [ -e /usr/include/stdlib.h ]; then need_packages "building" gcc libc6-dev; fi

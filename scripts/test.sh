@@ -3,8 +3,9 @@
 #
 #     scripts/test.sh [ARGUMENT...]
 #
-# The tests run against PostgreSQL 15 (Debian 12's), 17 and 18 (put into .cache/). An installed one is taken
-# instead where BARMAN_TEST_PG_15, _17 or _18 names its bin folder.
+# The tests run against PostgreSQL 15 (Debian 12's), 17 and 18 (put into .cache/, or into /var/cache/barman-test
+# where the user postgres may not go into this folder). An installed one is taken instead where BARMAN_TEST_PG_15,
+# _17 or _18 names its bin folder.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=scripts/lib.sh
@@ -14,7 +15,8 @@ cd "$project"
 need_server() {
   local version=$1 variable=BARMAN_TEST_PG_$1
   if [ -n "${!variable:-}" ] || [ -x "/usr/lib/postgresql/$version/bin/initdb" ]; then return; fi
-  "$project/scripts/install-postgres.sh" "$version" "$cache/postgres/$version"
+  "$project/scripts/install-postgres.sh" "$version" "$servers/$version"
+  export "$variable=$servers/$version/bin"
 }
 
 need_compiler
@@ -22,6 +24,9 @@ need_compiler
 if is_root; then need_debian_postgres "testing"; fi
 # The tests run servers of their own, on loopback.
 need_packages "testing" openssh-client openssh-server
+mkdir -p "$cache"
+servers=$cache/postgres
+can_reach "$cache" || servers=/var/cache/barman-test
 for version in 15 17 18; do need_server "$version"; done
 need_python "$cache/python" scripts/python-requirements.txt
 
