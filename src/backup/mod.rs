@@ -30,7 +30,7 @@ use crate::repository::commit::commit;
 use crate::repository::sessions::OwnSession;
 use crate::repository::snapshots::{self, next_in_order};
 use crate::repository::writer::{Writer, WriterOptions};
-use crate::repository::{Repository, host, maintenance, notes, now_micros};
+use crate::repository::{Repository, aftermath, host, maintenance, notes, now_micros};
 
 /// A backup that is wanted.
 #[derive(Debug, Clone)]
@@ -69,6 +69,7 @@ pub async fn back_up(
     if let Some(name) = &request.name {
         catalog.check_new_name(name)?;
     }
+    aftermath::settle(repository).await?;
     let begun_at = now_micros();
     let backup_id = free_id(repository, &request.server, begun_at).await?;
     let session = OwnSession::begin_backup(repository.clone(), &request.server, &backup_id).await?;

@@ -1,6 +1,9 @@
 //! The catalogue: what is known of a server's backups, from snapshots, notes, sessions and WAL.
 
+pub mod deletion;
+pub mod expiry;
 pub mod resolve;
+pub mod retention;
 pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +55,8 @@ pub struct Catalog {
     pub server: String,
     /// Its backups, oldest first; deleted ones are left out.
     pub backups: Vec<Backup>,
+    /// The snapshots of backups that were deleted, as far as they are still there.
+    pub deleted: Vec<BackupName>,
     /// The WAL of each cluster the server has had.
     pub wal: BTreeMap<u64, Inventory>,
 }
@@ -67,6 +72,8 @@ pub struct Backup {
     pub keep: Option<KeepTarget>,
     /// How it failed, if it did.
     pub failure: Option<Failure>,
+    /// Whether there is a snapshot that cannot be read.
+    pub is_unreadable: bool,
     /// Notes about it that are damaged; what they say is not known.
     pub unreadable_notes: Vec<String>,
     /// Who makes it now, if anyone does.
@@ -130,6 +137,11 @@ impl Backup {
         }
     }
 
+    /// Whether no moment after its end can be restored from it.
+    pub fn is_standalone(&self) -> bool {
+        self.keep == Some(KeepTarget::Standalone)
+    }
+
     /// The name that the user gave the backup.
     pub fn name(&self) -> Option<&str> {
         let of_snapshot = self.snapshot.as_ref().and_then(|snapshot| snapshot.name.as_deref());
@@ -148,24 +160,29 @@ impl Catalog {
         for system in crate::wal::inventory::system_ids(repository, server).await? {
             wal.insert(system, Inventory::load(repository, server, system).await?);
         }
-        let mut backups = vec![];
+        let (mut backups, mut deleted) = (vec![], vec![]);
         for (at, snapshot) in snapshots.iter().enumerate() {
             let notes = notes.remove(&snapshot.backup_id).unwrap_or_default();
             let next =
                 snapshots.iter().skip(at + 1).find(|next| next.system_id == snapshot.system_id);
-            if !notes.deleted {
-                let inventory = wal.entry(snapshot.system_id).or_default();
-                let running = running.remove(&snapshot.backup_id);
-                backups.push(with_snapshot(snapshot, next, notes, running, inventory)?);
+            if notes.deleted {
+                deleted.push(snapshot.backup_name());
+                continue;
             }
+            let inventory = wal.entry(snapshot.system_id).or_default();
+            let running = running.remove(&snapshot.backup_id);
+            backups.push(with_snapshot(snapshot, next, notes, running, inventory)?);
         }
         for DamagedSnapshot { name, error } in damaged {
             let mut notes = notes.remove(&name.backup_id).unwrap_or_default();
-            if !notes.deleted {
-                tracing::warn!("backup {} cannot be read: {error}", name.backup_id);
-                notes.failure.get_or_insert(unreadable(&name, error));
-                backups.push(without_snapshot(name.backup_id, notes, None));
+            if notes.deleted {
+                deleted.push(name);
+                continue;
             }
+            tracing::warn!("backup {} cannot be read: {error}", name.backup_id);
+            notes.failure.get_or_insert(unreadable(&name, error));
+            let backup = without_snapshot(name.backup_id, notes, None);
+            backups.push(Backup { is_unreadable: true, ..backup });
         }
         let failed = notes.into_iter().filter(|(_, notes)| !notes.deleted);
         backups.extend(failed.map(|(id, notes)| without_snapshot(id, notes, None)));
@@ -188,7 +205,15 @@ impl Catalog {
                 None => backup,
             })
             .collect();
-        Ok(Catalog { server: server.to_owned(), backups, wal })
+        Ok(Catalog { server: server.to_owned(), backups, deleted, wal })
+    }
+
+    /// The catalogue as it will be when a backup is deleted.
+    #[must_use]
+    pub fn without(&self, id: &str) -> Self {
+        let mut remaining = self.clone();
+        remaining.backups.retain(|backup| backup.id != id);
+        remaining
     }
 
     /// The backups that can be restored, oldest first.
@@ -261,6 +286,7 @@ fn with_snapshot(
         snapshot: Some(snapshot.clone()),
         keep: notes.keep,
         failure: notes.failure,
+        is_unreadable: false,
         unreadable_notes: notes.unreadable,
         running,
         needed,
@@ -274,6 +300,7 @@ fn without_snapshot(id: String, notes: BackupNotes, running: Option<Session>) ->
         snapshot: None,
         keep: notes.keep,
         failure: notes.failure,
+        is_unreadable: false,
         unreadable_notes: notes.unreadable,
         running,
         needed: NeededWal::default(),

@@ -1,7 +1,6 @@
 //! A backup in the words of Barman's `backup.info`, for JSON.
 
 use jiff::Timestamp;
-use repo_format::note::KeepTarget;
 use repo_format::snapshot::Snapshot;
 use serde_json::{Map, Value, json};
 
@@ -15,9 +14,6 @@ pub const LETTER: &str = "F";
 
 /// Barman's word for the same.
 pub const TYPE: &str = "full";
-
-/// Barman's word for a backup to which no retention policy was applied.
-pub const NO_RETENTION: &str = "-";
 
 /// All fields of `backup.info` of a backup that has one of Barman's states.
 pub fn fields(server: &str, backup: &Backup) -> Map<String, Value> {
@@ -105,15 +101,6 @@ pub fn tablespaces(snapshot: &Snapshot) -> Vec<Value> {
         json!({ "name": space.name, "oid": space.oid, "location": location })
     };
     snapshot.tablespaces.iter().map(shown).collect()
-}
-
-/// Barman's word for what the retention policy makes of a backup.
-pub fn retention_status(backup: &Backup) -> &'static str {
-    match backup.keep {
-        Some(KeepTarget::Full) => "KEEP:FULL",
-        Some(KeepTarget::Standalone) => "KEEP:STANDALONE",
-        None => NO_RETENTION,
-    }
 }
 
 /// A time of the repository.

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Session;
 use super::open::Repositories;
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::repository::{Access, notes};
 
 /// Keep a backup from being deleted.
@@ -86,6 +86,12 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         _ => "is kept",
     };
     notes::add(&repository, &server.name, &backup.id, fact).await?;
+    // Who deletes it looks after its own note, too: one of the two sees the other.
+    let known = notes::of_server(&repository, &server.name).await?;
+    if known.get(&backup.id).is_some_and(|notes| notes.deleted) {
+        let message = format!("backup {} of server {} was just deleted", backup.id, server.name);
+        return Err(Error::new(Kind::Refused, message));
+    }
     output.info(format!("Backup {} of server {} {done}", backup.id, server.name));
     Ok(())
 }

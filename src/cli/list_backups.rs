@@ -1,12 +1,14 @@
 //! `barman list-backups`.
 
+use jiff::Timestamp;
 use repo_format::snapshot::Snapshot;
 use serde_json::{Value, json};
 
-use super::backup_info::{self, LETTER, NO_RETENTION, TYPE};
+use super::backup_info::{self, LETTER, TYPE};
 use super::open::Repositories;
 use super::output::Output;
 use super::{Session, human};
+use crate::catalog::retention::{self, Retention};
 use crate::catalog::{Backup, Catalog, Status};
 use crate::config::Server;
 use crate::error::Result;
@@ -53,25 +55,26 @@ async fn list(
 ) -> Result<Vec<Value>> {
     let repository = repositories.of(server, Access::Read).await?;
     let catalog = Catalog::load(&repository, &server.name).await?;
-    let newest_first = catalog.backups.iter().rev();
+    let retentions = retention::of(&catalog.backups, server, Timestamp::now());
+    let newest_first = catalog.backups.iter().zip(retentions).rev();
     if minimal {
         return Ok(newest_first
-            .map(|backup| {
+            .map(|(backup, _)| {
                 output.print(&backup.id);
                 json!(backup.id)
             })
             .collect());
     }
     Ok(newest_first
-        .map(|backup| {
-            output.print(line(&server.name, backup));
-            describe(backup)
+        .map(|(backup, retention)| {
+            output.print(line(&server.name, backup, retention));
+            describe(backup, retention)
         })
         .collect())
 }
 
 /// One line in the form of Barman, which scripts parse.
-fn line(server: &str, backup: &Backup) -> String {
+fn line(server: &str, backup: &Backup, retention: Retention) -> String {
     let mut line = format!("{server} {}", backup.id);
     if let Some(name) = backup.name() {
         line.push_str(&format!(" '{name}'"));
@@ -89,13 +92,13 @@ fn line(server: &str, backup: &Backup) -> String {
     if backup.status() == Status::WaitingForWals {
         line.push_str(&format!(" - {}", backup.status().name()));
     }
-    match backup_info::retention_status(backup) {
-        NO_RETENTION => line,
-        status => format!("{line} - {status}"),
+    match retention {
+        Retention::None => line,
+        known => format!("{line} - {}", known.name()),
     }
 }
 
-fn describe(backup: &Backup) -> Value {
+fn describe(backup: &Backup, retention: Retention) -> Value {
     let mut shown = json!({
         "backup_id": backup.id,
         "backup_type": TYPE,
@@ -112,7 +115,7 @@ fn describe(backup: &Backup) -> Value {
         shown["size"] = json!(human::size(sizes.backup));
         shown["wal_size_bytes"] = json!(sizes.wal);
         shown["wal_size"] = json!(human::size(sizes.wal));
-        shown["retention_status"] = json!(backup_info::retention_status(backup));
+        shown["retention_status"] = json!(retention.name());
     }
     shown
 }

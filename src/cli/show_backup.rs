@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use repo_format::snapshot::Snapshot;
 use serde_json::{Value, json};
 
@@ -9,7 +10,9 @@ use super::backup_info::{self, TYPE, WalRange, on_off, time};
 use super::open::Repositories;
 use super::output::{self, Output};
 use super::{Session, human};
+use crate::catalog::retention::{self, Retention};
 use crate::catalog::{Backup, Catalog};
+use crate::config::Server;
 use crate::error::Result;
 use crate::postgres::lsn::Lsn;
 use crate::repository::Access;
@@ -37,13 +40,13 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let repository = Repositories::new(output).of(server, Access::Read).await?;
     let catalog = Catalog::load(&repository, &server.name).await?;
     let backup = catalog.find(&args.backup_id)?;
-    let shown = describe(&catalog, backup);
+    let shown = describe(server, &catalog, backup);
     print(&server.name, &shown, output);
     output.result(&server.name, shown);
     Ok(())
 }
 
-fn describe(catalog: &Catalog, backup: &Backup) -> Value {
+fn describe(server: &Server, catalog: &Catalog, backup: &Backup) -> Value {
     let mut shown = json!({
         "backup_id": backup.id,
         "status": backup.status().name(),
@@ -74,8 +77,11 @@ fn describe(catalog: &Catalog, backup: &Backup) -> Value {
     shown["wal_information"] = wal(catalog, backup, snapshot);
     let (previous, next) = catalog.neighbours(&backup.id);
     let id = |backup: Option<&Backup>| backup.map_or_else(|| "-".to_owned(), |b| b.id.clone());
+    let retentions = retention::of(&catalog.backups, server, Timestamp::now());
+    let mut known = catalog.backups.iter().zip(retentions);
+    let retention = known.find(|(other, _)| other.id == backup.id).map(|(_, known)| known);
     shown["catalog_information"] = json!({
-        "retention_policy": backup_info::retention_status(backup),
+        "retention_policy": retention.unwrap_or(Retention::None).name(),
         "previous_backup": id(previous),
         "next_backup": id(next),
     });

@@ -92,7 +92,7 @@ fn of_server(server: &Server, status: &mut Status) {
     status.add("disabled", "Disabled", shown(&json!(server.disabled)));
     status.add("passive_node", "Passive node", "False");
     let policy = match &server.retention_policy {
-        Some(policy) => format!("not enforced ({policy})"),
+        Some(policy) => format!("enforced (mode: auto, retention: {policy}, WAL retention: MAIN)"),
         None => "not enforced".to_owned(),
     };
     status.add("retention_policies", "Retention policies", policy);

@@ -54,7 +54,7 @@ pub struct Server {
     pub check_timeout: Option<Duration>,
     /// How many backups must stay, whatever is deleted.
     pub minimum_redundancy: u32,
-    /// Which backups to keep. Shown, not yet applied by itself.
+    /// Which backups to keep; the others are deleted by `barman cron`.
     pub retention_policy: Option<RetentionPolicy>,
     /// `check` fails when the last backup is older.
     pub last_backup_maximum_age: Option<Span>,
@@ -90,13 +90,6 @@ impl Server {
         if !archiver {
             r.warning("archiver = off leaves no way for WAL to come in: it is taken as on");
         }
-        let retention_policy = r.get("retention_policy", str::parse);
-        if retention_policy.is_some() {
-            r.warning(
-                "retention_policy is not applied automatically yet: nothing is deleted until you \
-                 run 'barman delete'",
-            );
-        }
         let server = Server {
             name: name.to_owned(),
             description: r.text("description"),
@@ -127,7 +120,7 @@ impl Server {
             minimum_redundancy: r
                 .get("minimum_redundancy", |v| values::integer(v, 0, u32::MAX))
                 .unwrap_or(0),
-            retention_policy,
+            retention_policy: r.get("retention_policy", str::parse),
             last_backup_maximum_age: r.get("last_backup_maximum_age", str::parse),
             last_backup_minimum_size: r.get("last_backup_minimum_size", values::size),
             last_wal_maximum_age: r.get("last_wal_maximum_age", str::parse),

@@ -80,11 +80,6 @@ fn every_typed_option_is_read() {
     assert_eq!((s.workers(None), s.workers(Some(7))), (4, 7));
     assert_eq!(s.repository.key, Some(KeySource::KeyFile("/k".into())));
     assert_eq!(s.repository.compression_level, 9);
-    assert!(
-        s.warnings().any(|w| w.contains("retention_policy is not applied")),
-        "{:?}",
-        s.messages
-    );
     assert!(s.ready_for_backup().unwrap_err().to_string().contains("not active"));
 }
 

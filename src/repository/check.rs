@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use repo_format::blob::{BlobHeader, Frame};
 use repo_format::codec::DecodeError;
 use repo_format::config::Config;
 use repo_format::ids::{PackId, SnapshotHash};
@@ -300,12 +301,19 @@ fn check_pack(reader: &Reader, id: &PackId, bytes: &[u8]) -> Result<()> {
 
 fn check_blob(reader: &Reader, entry: &PackEntry, frame: &[u8]) -> Result<()> {
     let damaged = |e: DecodeError| Error::damaged("blob", e);
-    let keys = reader.repository().keys();
-    let (frame, _) = repo_format::blob::Frame::split(frame).map_err(damaged)?;
-    let header = frame.open_header(keys).map_err(damaged)?;
+    let (frame, _) = Frame::split(frame).map_err(damaged)?;
+    let header = check_frame(reader, &frame)?;
     if header.chunks != entry.chunks || header.kind != entry.kind {
         return Err(damaged(DecodeError::malformed("blob", "the footer describes another blob")));
     }
+    Ok(())
+}
+
+/// Opens a blob, decodes it, and compares the hash of each of its chunks.
+pub(super) fn check_frame(reader: &Reader, frame: &Frame<'_>) -> Result<BlobHeader> {
+    let damaged = |e: DecodeError| Error::damaged("blob", e);
+    let keys = reader.repository().keys();
+    let header = frame.open_header(keys).map_err(damaged)?;
     let body = frame.open_body(keys, &header).map_err(damaged)?;
     let prefix = reader.prefix(&body)?;
     let content = body.content(header.content_length(), &prefix).map_err(damaged)?;
@@ -318,7 +326,7 @@ fn check_blob(reader: &Reader, entry: &PackEntry, frame: &[u8]) -> Result<()> {
         }
         rest = after;
     }
-    Ok(())
+    Ok(header)
 }
 
 /// Checks the objects that stand for themselves: each must open, or read, under its own name.

@@ -4,9 +4,11 @@
 //! look whether anything it refers to is about to be deleted. A pruner writes down what it will delete
 //! before it looks for snapshots; so one of the two always sees the other, whatever the clocks say.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use repo_format::chunk::ChunkKind;
+use repo_format::ids::PackId;
 use repo_format::record::{Record, SealError};
 use repo_format::snapshot::Snapshot;
 
@@ -49,19 +51,29 @@ async fn verify(
     repository.require_newest(Access::Write).await?;
     let doomed = maintenance::doomed_packs(repository).await?;
     let fenced = !session.is_known().await?;
-    let index = Arc::new(maintenance::usable_index(repository, &doomed).await?);
+    match resolve(repository, snapshot, &doomed).await {
+        Err(Error::MissingChunk(_)) if fenced => {
+            Err(Error::Fenced { silence: format!("{} s", SILENCE.as_secs()) })
+        }
+        resolved => resolved,
+    }
+}
+
+/// Whether everything that the snapshot refers to is in the store now, outside of the `doomed` packs.
+///
+/// # Errors
+/// [`Error::MissingChunk`] if something is not.
+pub(super) async fn resolve(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    doomed: &BTreeSet<PackId>,
+) -> Result<()> {
+    let index = Arc::new(maintenance::usable_index(repository, doomed).await?);
     let reader = Reader::new(repository.clone(), index.clone());
     let snapshot = snapshot.clone();
     let followed =
         tokio::task::spawn_blocking(move || References::new(&reader, &index).follow(&snapshot));
-    let followed =
-        followed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    match followed {
-        Err(Error::MissingChunk(_)) if fenced => {
-            Err(Error::Fenced { silence: format!("{} s", SILENCE.as_secs()) })
-        }
-        followed => followed,
-    }
+    followed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Stores the snapshot's record as a chunk as well, from which a lost snapshot can be recovered.

@@ -47,7 +47,7 @@ pub enum Error {
     /// A newer program changed the repository in a way that this one does not know.
     #[error("to {operation} the repository in {location} needs {}", features.join(", "))]
     Features {
-        /// `read` or `write to`.
+        /// `read`, `write to` or `prune`.
         operation: &'static str,
         /// The place.
         location: String,
@@ -72,6 +72,15 @@ pub enum Error {
     /// A chunk that something refers to is nowhere.
     #[error("chunk {0} is missing from the repository")]
     MissingChunk(ChunkId),
+    /// Nobody can tell what a backup needs.
+    #[error("backup {backup} is damaged, so that nobody can tell what it needs")]
+    NeededByBackup {
+        /// The backup, as `server/backup id`.
+        backup: String,
+        /// How it shows.
+        #[source]
+        error: Box<Error>,
+    },
     /// A temporary file of this host failed.
     #[error("a temporary file in {} failed", super::host::scratch_directory().display())]
     Scratch(#[source] std::io::Error),
@@ -172,6 +181,13 @@ impl From<Error> for crate::error::Error {
                 Kind::Damaged,
                 Some("run: barman repo check --read-data, which lists the backups it touches"),
             ),
+            Error::NeededByBackup { .. } => (
+                Kind::Damaged,
+                Some(
+                    "mend it (barman repo check tells how), or give it up with barman delete; \
+                     until then nothing is deleted",
+                ),
+            ),
             Error::Scratch(_) => {
                 (Kind::Io, Some("give it space, or name another directory in TMPDIR"))
             }
@@ -191,6 +207,7 @@ impl From<Error> for crate::error::Error {
         let base = match error {
             Error::Damaged { error, .. } => base.because(error),
             Error::Scratch(error) => base.because(error),
+            Error::NeededByBackup { error, .. } => base.because(error.to_string()),
             _ => base,
         };
         match hint {

@@ -5,6 +5,7 @@
 //! the catalogue is made of; [`sessions`] tell who writes; [`slots`] manages keys; [`check`] proves
 //! that all of it is sound.
 
+pub mod aftermath;
 pub mod check;
 pub mod commit;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod key_file;
 pub mod maintenance;
 pub mod notes;
 pub mod packer;
+pub mod prune;
 pub mod reader;
 pub mod references;
 pub mod repair;
@@ -44,6 +46,8 @@ pub enum Access {
     Read,
     /// Read and add.
     Write,
+    /// Read, add, and delete what nothing needs.
+    Prune,
 }
 
 /// The features that this program knows, of any kind. The first version has none beyond the format.
@@ -123,7 +127,7 @@ impl Repository {
         }
         let repository = Repository { storage, keys, secrets: opened.secrets, config, slot };
         repository.require_features(&repository.config.features, access)?;
-        if access == Access::Write {
+        if access != Access::Read {
             repository.refuse_mirror().await?;
         }
         Ok(repository)
@@ -197,8 +201,11 @@ impl Repository {
     /// Refuses what needs features that this program does not know.
     fn require_features(&self, features: &Features, access: Access) -> Result<()> {
         let mut needed = vec![("read", &features.read)];
-        if access == Access::Write {
+        if access != Access::Read {
             needed.push(("write to", &features.write));
+        }
+        if access == Access::Prune {
+            needed.push(("prune", &features.prune));
         }
         for (operation, names) in needed {
             let unknown: Vec<String> = names

@@ -95,6 +95,18 @@ async fn below(
     Ok(notes)
 }
 
+/// The names of all notes about one backup.
+pub async fn names(
+    repository: &Repository,
+    server: &str,
+    backup_id: &str,
+) -> Result<Vec<ObjectName>> {
+    let listed =
+        repository.storage().list(&format!("notes/{}/{backup_id}/", escape(server))).await?;
+    let names = listed.iter().filter_map(|object| ObjectName::parse(&object.name));
+    Ok(names.filter(|name| matches!(name, ObjectName::Note { .. })).collect())
+}
+
 /// Notes a fact about a backup.
 pub async fn add(repository: &Repository, server: &str, backup_id: &str, fact: Fact) -> Result<()> {
     let note = Note { at: now_micros(), host: host::name(), fact };

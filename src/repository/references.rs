@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use repo_format::chunk::ChunkKind;
 use repo_format::content::{Content, Run};
-use repo_format::ids::{ChunkId, PackId};
+use repo_format::ids::{ChunkId, PackId, SHORT_ID};
 use repo_format::index::{ChunkLocation, ShortId};
 use repo_format::snapshot::Snapshot;
 use repo_format::tree::{DirectoryRef, Node};
 
 use super::error::{Error, Result};
-use super::index::Index;
+use super::index::{Index, RowSet};
 use super::reader::Reader;
 
 /// A walk through the references of snapshots, each stretch once.
@@ -22,6 +22,8 @@ pub struct References<'a> {
     seen: HashSet<ShortId>,
     /// Packs that only count for what is in no other.
     pub doubtful: Arc<HashSet<PackId>>,
+    /// Takes the chunks that are reached, if anybody wants to know.
+    pub reached: Option<RowSet<SHORT_ID>>,
     /// The packs that hold what was found.
     pub packs: BTreeSet<PackId>,
 }
@@ -30,7 +32,7 @@ impl<'a> References<'a> {
     /// A walk by `index`.
     pub fn new(reader: &'a Reader, index: &'a Index) -> Self {
         let (seen, doubtful, packs) = Default::default();
-        References { reader, index, seen, doubtful, packs }
+        References { reader, index, seen, doubtful, reached: None, packs }
     }
 
     /// Resolves everything that `snapshot` refers to.
@@ -81,6 +83,12 @@ impl<'a> References<'a> {
         places.sort_by_key(|place| self.doubtful.contains(&place.blob.pack));
         for place in places {
             if let Some(packs) = self.bases(&place)? {
+                if let Some(reached) = &mut self.reached {
+                    reached.insert(id.short()).map_err(Error::Scratch)?;
+                    for base in self.index.bases(&place)? {
+                        reached.insert(base).map_err(Error::Scratch)?;
+                    }
+                }
                 self.packs.insert(place.blob.pack);
                 self.packs.extend(packs);
                 return Ok(());

@@ -93,7 +93,6 @@ impl OwnSession {
             parents: vec![],
             start: None,
         };
-        remove_dead(&repository).await?;
         let own = OwnSession::begin(repository, activity).await?;
         match own.claim(server).await {
             Ok(()) => Ok(own),
@@ -134,14 +133,14 @@ impl OwnSession {
                     continue;
                 }
                 if other.beat > 1 || other.id < self.id {
-                    return Err(busy(server, &session));
+                    return Err(busy(&session));
                 }
                 undecided = Some(session);
             }
             match undecided {
                 None => return self.beat_once().await,
                 Some(session) if waited_since.elapsed() > DECISION => {
-                    return Err(busy(server, &session));
+                    return Err(busy(&session));
                 }
                 Some(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -226,13 +225,9 @@ pub async fn running_backups(
     Ok(running)
 }
 
-/// Removes the sessions that are known to be dead, and says how many.
-pub async fn remove_dead(repository: &Repository) -> Result<usize> {
-    let (_, dead) = sorted(repository).await?;
-    for session in &dead {
-        remove(repository, session.id).await?;
-    }
-    Ok(dead.len())
+/// The sessions in the store that are known to be dead.
+pub async fn dead(repository: &Repository) -> Result<Vec<FoundSession>> {
+    Ok(sorted(repository).await?.1)
 }
 
 /// The sessions that may live, and those that are known to be dead.
@@ -248,7 +243,7 @@ async fn sorted(repository: &Repository) -> Result<(Vec<FoundSession>, Vec<Found
 }
 
 /// Whether the session ran on this very boot of this host and its process is no more.
-fn is_gone_from_this_host(session: &Session) -> bool {
+pub fn is_gone_from_this_host(session: &Session) -> bool {
     let boot_id = host::boot_id();
     !boot_id.is_empty()
         && session.boot_id == boot_id
@@ -256,7 +251,8 @@ fn is_gone_from_this_host(session: &Session) -> bool {
         && host::process_start(session.process) != Some(session.process_start)
 }
 
-async fn remove(repository: &Repository, id: SessionId) -> Result<()> {
+/// Removes a session.
+pub async fn remove(repository: &Repository, id: SessionId) -> Result<()> {
     for object in repository.storage().list(&format!("sessions/{id}/")).await? {
         repository.storage().delete(&object.name).await?;
     }
@@ -280,10 +276,21 @@ async fn put_beat(
     Ok(())
 }
 
-fn busy(server: &str, session: &Session) -> Error {
+/// What a session does, for people.
+pub fn describe(activity: &Activity) -> String {
+    match activity {
+        Activity::Backup { server, .. } => format!("a backup of {server}"),
+        Activity::EncodeWal { server } => format!("the maintenance of {server}'s WAL"),
+        Activity::Read { purpose, .. } => purpose.clone(),
+        Activity::Receive { origin } => format!("a copy from {origin}"),
+    }
+}
+
+/// The error for who has to wait for another session.
+pub fn busy(session: &Session) -> Error {
     let since = jiff::Timestamp::from_microsecond(session.begun_at).unwrap_or_default();
     Error::Busy {
-        what: format!("a backup of {server}"),
+        what: describe(&session.activity),
         host: session.host.clone(),
         process: session.process,
         since: since.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),

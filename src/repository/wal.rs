@@ -59,6 +59,15 @@ pub async fn of_file(
     Ok(found)
 }
 
+/// The files of one system of a server that came with other content than what is archived.
+pub async fn conflicts(
+    repository: &Repository,
+    server: &str,
+    system_id: u64,
+) -> Result<Vec<StoredWal>> {
+    list(repository, &format!("conflicts/{}/{system_id}/", escape(server))).await
+}
+
 async fn list(repository: &Repository, prefix: &str) -> Result<Vec<StoredWal>> {
     let mut found: Vec<StoredWal> = repository
         .storage()
@@ -66,7 +75,7 @@ async fn list(repository: &Repository, prefix: &str) -> Result<Vec<StoredWal>> {
         .await?
         .into_iter()
         .filter_map(|object| match ObjectName::parse(&object.name)? {
-            ObjectName::Wal(name) => {
+            ObjectName::Wal(name) | ObjectName::Conflict(name) => {
                 Some(StoredWal { name, stored_size: object.size, archived_at: object.modified })
             }
             _ => None,

@@ -75,6 +75,11 @@ impl Inventory {
         self.files.iter().filter_map(|(name, stored)| Some((name, stored.first()?)))
     }
 
+    /// All objects, several for a file with different contents.
+    pub fn objects(&self) -> impl Iterator<Item = &StoredWal> {
+        self.files.values().flatten()
+    }
+
     /// The segments of a timeline, from the one that holds `from` on, as far as they are there.
     pub fn segments_from(
         &self,

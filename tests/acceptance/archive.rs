@@ -14,7 +14,7 @@ fn with_segment() -> (Cluster, Barman, PathBuf) {
         .setting("wal_keep_size", "100MB")
         .start();
     let barman = Barman::initialised();
-    barman.server("main", &cluster, "");
+    barman.server("main", &cluster, "wal_restore_timeout = 1\n");
     cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 1000)");
     let name = cluster.switch_wal();
     let copy = barman.path(&name);

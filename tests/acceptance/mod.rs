@@ -1,6 +1,7 @@
 //! What the program promises, played on real servers through its own command line.
 
 mod archive;
+mod deleting;
 mod encrypted;
 mod layouts;
 mod moments;

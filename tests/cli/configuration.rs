@@ -52,7 +52,6 @@ fn a_server_is_shown() {
         "\n\trepository: /srv/main\n",
         "\n\tretention_policy: REDUNDANCY 2\n",
         "\n\tslot_name: None\n",
-        "not applied automatically yet",
     ] {
         assert!(said.out.contains(line), "{line:?}: {}", said.out);
     }

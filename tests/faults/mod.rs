@@ -3,6 +3,7 @@
 mod commands;
 mod damage;
 mod golden_copy;
+mod pruning;
 mod recovery;
 mod signals;
 mod storage;

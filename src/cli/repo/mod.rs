@@ -4,6 +4,7 @@ mod check;
 mod info;
 mod init;
 mod key;
+mod prune;
 mod repair;
 mod secret;
 mod upgrade;
@@ -31,6 +32,7 @@ const EXAMPLES: &str = "EXAMPLES:
   barman repo init
   barman repo info
   barman repo check --read-data
+  barman repo prune
   barman repo key list --server main";
 
 #[derive(Debug, Subcommand)]
@@ -38,6 +40,7 @@ enum Command {
     Init(init::Args),
     Info(info::Args),
     Check(check::Args),
+    Prune(prune::Args),
     Repair(repair::Args),
     Key(key::Args),
     Upgrade(upgrade::Args),
@@ -50,6 +53,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         Command::Init(args) => init::run(args, server, session).await,
         Command::Info(args) => info::run(args, server, session).await,
         Command::Check(args) => check::run(args, server, session).await,
+        Command::Prune(args) => prune::run(args, server, session).await,
         Command::Repair(args) => repair::run(args, server, session).await,
         Command::Key(args) => key::run(args, server, session).await,
         Command::Upgrade(args) => upgrade::run(args, server, session).await,

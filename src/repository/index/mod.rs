@@ -1,5 +1,6 @@
 //! Where every chunk is: the index runs of the store, loaded and searched together.
 
+mod live;
 mod rows;
 mod table;
 
@@ -19,6 +20,7 @@ use super::error::{Error, Result};
 use super::{Repository, host};
 use crate::storage::Storage;
 
+pub use live::LiveBlobs;
 pub use rows::RowSet;
 use table::{Pack, Table, TableBuilder};
 
@@ -31,6 +33,18 @@ const PARALLEL_READS: usize = 8;
 pub struct Index {
     table: Table,
     damaged: Vec<(String, DecodeError)>,
+    runs: Vec<Run>,
+}
+
+/// A run that an index was loaded from.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Its name.
+    pub id: IndexId,
+    /// The packs that it names.
+    pub packs: Vec<PackId>,
+    /// Whether another run replaces it.
+    pub is_superseded: bool,
 }
 
 impl Index {
@@ -71,6 +85,13 @@ impl Index {
             tracing::warn!("{object} is damaged, and left out: {error}");
         }
         let mut index = Index { damaged, ..Index::of(builder)? };
+        let pack = |number: &u32| index.table.packs().get(*number as usize).map(|pack| pack.id);
+        let runs = packs_of_runs.iter().map(|(id, packs)| Run {
+            id: *id,
+            packs: packs.iter().filter_map(pack).collect(),
+            is_superseded: superseded.contains(id),
+        });
+        index.runs = runs.collect();
         // A run that another one replaces may name packs that are about to go.
         let counting: HashSet<u32> = packs_of_runs
             .into_iter()
@@ -103,7 +124,11 @@ impl Index {
     }
 
     fn of(builder: TableBuilder) -> Result<Self> {
-        Ok(Index { table: builder.finish().map_err(Error::Scratch)?, damaged: vec![] })
+        Ok(Index {
+            table: builder.finish().map_err(Error::Scratch)?,
+            damaged: vec![],
+            runs: vec![],
+        })
     }
 
     /// Leaves out the packs that are not `available` in the length that they must have: for who writes, a
@@ -119,6 +144,11 @@ impl Index {
     /// The runs that are damaged, and how it shows.
     pub fn damaged(&self) -> &[(String, DecodeError)] {
         &self.damaged
+    }
+
+    /// The sound runs that the index was loaded from.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
     }
 
     /// How many chunks the index has, with those that are in several places counted for each.
@@ -179,7 +209,8 @@ pub async fn packs_in_store(storage: &dyn Storage) -> Result<BTreeMap<PackId, u6
     Ok(listed.iter().filter_map(|object| Some((pack(&object.name)?, object.size))).collect())
 }
 
-async fn read_run(repository: &Repository, id: IndexId) -> Result<Option<(IndexId, IndexRun)>> {
+/// One run of the index; nothing if it is not there.
+pub async fn read_run(repository: &Repository, id: IndexId) -> Result<Option<(IndexId, IndexRun)>> {
     let name = ObjectName::Index(id).to_string();
     let object = match repository.storage().get(&name).await {
         // A pruner replaced it since it was listed; its successor is in the next listing.

@@ -181,6 +181,15 @@ impl<const N: usize> SortedRows<N> {
         self.count
     }
 
+    /// Every row, in order.
+    pub fn for_each(&self, mut visit: impl FnMut(&[u8; N]) -> io::Result<()>) -> io::Result<()> {
+        let mut reader = self.bytes.reader()?;
+        while let Some(row) = next_row::<N>(&mut reader)? {
+            visit(&row)?;
+        }
+        Ok(())
+    }
+
     /// The rows that begin with `start`, which has eight bytes or more, in their order.
     pub fn starting_with(&self, start: &[u8]) -> io::Result<Vec<[u8; N]>> {
         let key = beginning(start);
@@ -254,15 +263,23 @@ impl<const N: usize> RowSet<N> {
         RowSet { directory: directory.to_owned(), latest: HashSet::new(), sorted: vec![] }
     }
 
-    /// Adds a row; whether it was not in the set.
-    pub fn insert(&mut self, row: [u8; N]) -> io::Result<bool> {
-        if self.latest.contains(&row) {
-            return Ok(false);
+    /// Whether a row is in the set.
+    pub fn contains(&self, row: &[u8; N]) -> io::Result<bool> {
+        if self.latest.contains(row) {
+            return Ok(true);
         }
         for sorted in &self.sorted {
-            if !sorted.starting_with(&row)?.is_empty() {
-                return Ok(false);
+            if !sorted.starting_with(row)?.is_empty() {
+                return Ok(true);
             }
+        }
+        Ok(false)
+    }
+
+    /// Adds a row; whether it was not in the set.
+    pub fn insert(&mut self, row: [u8; N]) -> io::Result<bool> {
+        if self.contains(&row)? {
+            return Ok(false);
         }
         self.latest.insert(row);
         if self.latest.len() >= IN_MEMORY {

@@ -186,6 +186,28 @@ impl Table {
         Ok(found)
     }
 
+    /// How many blobs there are; they are numbered from 0.
+    pub fn blob_count(&self) -> u32 {
+        self.blobs.len()
+    }
+
+    /// A blob in a pack that counts, by its number.
+    pub fn blob_numbered(&self, number: u32) -> io::Result<Option<BlobLocation>> {
+        Ok(self.blobs.get(number, 1)?.first().and_then(|row| self.blob(row)))
+    }
+
+    /// Every short id of a chunk, in order, once.
+    pub fn for_each_id(&self, mut visit: impl FnMut(&ShortId) -> io::Result<()>) -> io::Result<()> {
+        let mut last: Option<ShortId> = None;
+        self.chunks.for_each(|row| {
+            let id = row.first_chunk().copied().unwrap_or_default();
+            if last.replace(id) == Some(id) {
+                return Ok(());
+            }
+            visit(&id)
+        })
+    }
+
     /// The short ids of the chunks that the delta at `location` needs.
     pub fn bases(&self, location: &ChunkLocation) -> io::Result<Vec<ShortId>> {
         let rows = self.blobs.get(location.blob_number, 1)?;
