@@ -37,6 +37,10 @@ class Damage(Exception):
     """Bytes that are not what SPEC.md says they must be."""
 
 
+class Refused(Exception):
+    """What only a newer program may read."""
+
+
 def need(condition, what):
     if not condition:
         raise Damage(what)
@@ -146,16 +150,18 @@ def open_box(keys, repository, domain, context, box):
 def strip_prefix(magic, data):
     need(data[:8] == magic, f"the magic number is not {magic.decode()}")
     version = int.from_bytes(data[8:10], "little")
-    need(version == 1, f"format version {version} is not 1: a newer program wrote this")
+    need(version != 0, "format version 0 does not exist")
+    if version > 1:
+        raise Refused(f"format version {version} is not 1: a newer program wrote this")
     return data[10:]
 
 
 def unwrap(magic, data):
     """The body of an object that ends with its checksum."""
-    body = strip_prefix(magic, data)
-    need(len(body) >= 32, "cut short")
+    need(data[:8] == magic, f"the magic number is not {magic.decode()}")
+    need(len(data) >= 42, "cut short")
     need(blake3(data[:-32]).digest() == data[-32:], "the checksum does not match")
-    return body[:-32]
+    return strip_prefix(magic, data[:-32])
 
 
 # --- 9: contents, directories, snapshots --------------------------------------------------------
@@ -343,7 +349,8 @@ class Repository:
         r.take(9 * 4)
         r.end()
         need(found == number and repository == self.id, "the configuration belongs elsewhere")
-        need(not features[0], f"reading needs features that are unknown here: {features[0]}")
+        if features[0]:
+            raise Refused(f"reading needs features that are unknown here: {features[0]}")
         return number
 
     def box(self, domain, context, data):
@@ -369,12 +376,18 @@ class Repository:
         return self._places
 
     def from_runs(self):
-        runs = {}
+        runs, damaged = {}, {}
         for name in self.names("index"):
             data = self.get(name)
-            need(blake3(data).hexdigest() == name.split("/")[1], f"{name} is not what its name says")
-            runs[name.split("/")[1]] = self.read_run(self.box("index run", b"", strip_prefix(b"BARMANIX", data)))
+            try:
+                need(blake3(data).hexdigest() == name.split("/")[1], f"{name} is not what its name says")
+                runs[name.split("/")[1]] = self.read_run(self.box("index run", b"", strip_prefix(b"BARMANIX", data)))
+            except Damage as damage:
+                damaged[name.split("/")[1]] = damage
         superseded = {run.hex() for _, gone in runs.values() for run in gone}
+        for name, damage in damaged.items():
+            if name not in superseded:
+                raise damage
         for name, (places, _) in runs.items():
             if name not in superseded:
                 yield from places
@@ -424,12 +437,16 @@ class Repository:
         for name in self.pack_names():
             data, at = self.get(name), 10
             while at < len(data):
+                if not any(key.id == data[at + 8 : at + 24] for key in self.keys):
+                    at += 1
+                    continue
                 try:
                     header, body, length = split_frame(data[at:])
                     kind, chunks, context = self.read_header(header)
                     encoding = self.box("blob body", context, body)[0]
                 except Damage:
-                    break
+                    at += 1
+                    continue
                 for chunk, _ in chunks:
                     yield chunk[:20], (name.split("/")[2], at, length, kind, encoding)
                 at += length
@@ -718,7 +735,7 @@ def main():
     args = parser.parse_args()
     try:
         args.function(Repository(args.repository, credential(args), args.index), args)
-    except (Damage, OSError) as error:
+    except (Damage, Refused, OSError) as error:
         sys.exit(f"reader.py: {error}")
 
 

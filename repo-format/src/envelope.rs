@@ -116,9 +116,12 @@ pub fn finish(object: &mut Vec<u8>) {
 /// Verifies the checksum of an object, which needs no key, and returns its body.
 pub fn unwrap(kind: ObjectKind, object: &[u8]) -> Result<&[u8]> {
     let what = kind.name();
-    // The magic number and version come first, so that an object of a newer version is called that
-    // rather than damaged.
-    strip_prefix(kind, object)?;
+    // The magic number comes first, so that another object is called that rather than damaged; the version
+    // comes last, so that a flipped bit is not taken for a newer program's work.
+    match strip_prefix(kind, object) {
+        Ok(_) | Err(DecodeError::Version { .. }) => {}
+        Err(error) => return Err(error),
+    }
     let (all, checksum) =
         object.split_last_chunk::<CHECKSUM>().ok_or(DecodeError::Truncated { what })?;
     if blake3::hash(all) != *checksum {

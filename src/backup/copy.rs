@@ -248,10 +248,12 @@ impl Copy<'_> {
         let label =
             BackupLabel::parse(file("backup_label")?).map_err(sent_wrong("backup_label"))?;
         let control = ControlFile::parse(file(CONTROL_FILE)?).map_err(sent_wrong(CONTROL_FILE))?;
-        let tablespaces = match self.small.get("tablespace_map") {
+        let mut tablespaces = match self.small.get("tablespace_map") {
             Some(map) => parse_tablespace_map(map).map_err(sent_wrong("tablespace_map"))?,
             None => self.linked,
         };
+        // The server names them in the order in which its file system lists them.
+        tablespaces.sort_unstable_by_key(|space| space.oid);
         Ok(Copied {
             tree: self.tree,
             label,

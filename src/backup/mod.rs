@@ -93,7 +93,9 @@ pub async fn back_up(
         };
         let fact = Fact::Failed(failure);
         if let Err(e) = notes::add(repository, &request.server, &backup_id, fact).await {
+            // Its session stays, so that whoever finds it dead looks what became of the backup.
             tracing::warn!("backup {backup_id} failed, and that could not be noted: {e}");
+            return made;
         }
     }
     if let Err(error) = session.end().await {

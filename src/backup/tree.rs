@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use repo_format::chunk::ChunkKind;
 use repo_format::keys::NamingKeys;
-use repo_format::limits::MAX_FILE_NAME;
+use repo_format::limits::{MAX_DEPTH, MAX_FILE_NAME};
 use repo_format::tree::{Directory, DirectoryRef, Entry, File, Node};
 
 use crate::chunking::Grid;
@@ -90,7 +90,7 @@ impl TreeBuilder {
         let wrong = |part: &&[u8]| {
             part.is_empty() || *part == b"." || *part == b".." || part.len() > MAX_FILE_NAME
         };
-        if parts.iter().any(wrong) {
+        if parts.iter().any(wrong) || parts.len() > MAX_DEPTH {
             return Err(unexpected(path, "is not a path within a data directory"));
         }
         let name = parts.pop().unwrap_or_default();

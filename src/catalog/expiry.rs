@@ -49,7 +49,7 @@ pub async fn expired_wal(repository: &Repository, catalog: &Catalog) -> Result<V
         let needs = if remaining.is_empty() {
             Needs::of_former_system(catalog, inventory)
         } else {
-            Needs::of(&remaining, histories(repository, inventory).await)?
+            Needs::of(&remaining, inventory.histories().clone())?
         };
         for (object, wal) in stored {
             let Ok(file) = wal.name.file.parse::<WalName>() else { continue };
@@ -59,29 +59,6 @@ pub async fn expired_wal(repository: &Repository, catalog: &Catalog) -> Result<V
         }
     }
     Ok(expired)
-}
-
-/// The histories of all timelines that have a readable one.
-async fn histories(
-    repository: &Repository,
-    inventory: &Inventory,
-) -> BTreeMap<TimelineId, TimelineHistory> {
-    let mut histories = BTreeMap::new();
-    for timeline in inventory.timelines() {
-        let name = WalName::History(timeline);
-        let history = match inventory.find(&name) {
-            Ok(Some(_)) => inventory.history(repository, timeline).await,
-            // The first timeline has none.
-            Ok(None) if timeline.0 == 1 => Ok(TimelineHistory::root(timeline)),
-            Ok(None) => continue,
-            Err(error) => Err(error),
-        };
-        match history {
-            Ok(history) => drop(histories.insert(timeline, history)),
-            Err(error) => tracing::warn!("all WAL of timeline {timeline} is kept: {error}"),
-        }
-    }
-    histories
 }
 
 /// What the backups of one cluster need.

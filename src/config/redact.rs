@@ -34,18 +34,21 @@ pub fn conninfo(text: &str) -> String {
 /// A URL without the password of its user part and without secret parameters.
 pub fn url(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let (rest, query) = match rest.split_once('?') {
-        Some((rest, query)) => (rest, Some(query)),
-        None => (rest, None),
-    };
-    // A password may hold any character, '/' and '@' too: everything up to the last '@' is suspect.
-    let mut safe = match rest.rsplit_once('@') {
+    // A password may hold any character, '/', '?' and '@' too: everything up to the last '@' is suspect.
+    let (user, place) = match rest.rsplit_once('@') {
         Some((user, place)) => match user.split_once(':') {
-            Some((user, _)) => format!("{scheme}://{user}:{HIDDEN}@{place}"),
-            None => format!("{scheme}://{user}@{place}"),
+            Some((user, _)) => (format!("{user}:{HIDDEN}@"), place),
+            // It may be one of the parameters behind that has it.
+            None if user.contains('?') => (String::new(), rest),
+            None => (format!("{user}@"), place),
         },
-        None => format!("{scheme}://{rest}"),
+        None => (String::new(), rest),
     };
+    let (place, query) = match place.split_once('?') {
+        Some((place, query)) => (place, Some(query)),
+        None => (place, None),
+    };
+    let mut safe = format!("{scheme}://{user}{place}");
     if let Some(query) = query {
         let shown: Vec<String> = query
             .split('&')
@@ -63,16 +66,26 @@ fn pairs(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((key, after)) = rest.split_once('=') {
-        safe.push_str(key);
+        // Words before a keyword belong to a value that lacks its quotes: perhaps to a password.
+        let name = key.rsplit(char::is_whitespace).find(|word| !word.is_empty()).unwrap_or("");
+        let is_first = safe.is_empty();
+        if !is_first && key.trim() != name {
+            safe.push_str(&format!(" {HIDDEN} {name}"));
+        } else {
+            safe.push_str(key);
+        }
         safe.push('=');
         let value = after.trim_start();
         safe.push_str(&after[..after.len() - value.len()]);
         let end = value_length(value);
-        let name = key.rsplit(char::is_whitespace).find(|word| !word.is_empty()).unwrap_or("");
         safe.push_str(if is_secret(name) { HIDDEN } else { &value[..end] });
         rest = &value[end..];
     }
-    safe.push_str(rest);
+    if rest.trim().is_empty() || safe.is_empty() {
+        safe.push_str(rest);
+    } else {
+        safe.push_str(&format!(" {HIDDEN}"));
+    }
     safe
 }
 
@@ -113,6 +126,8 @@ mod tests {
             ("host=db sslpassword='hunter2", "host=db sslpassword=*REDACTED*"),
             ("host=db passfile=/root/.pgpass", "host=db passfile=/root/.pgpass"),
             ("application_name='a password=x b'", "application_name='a password=x b'"),
+            ("password=hunter two", "password=*REDACTED* *REDACTED*"),
+            ("password=hunter two host=db", "password=*REDACTED* *REDACTED* host=db"),
             ("", ""),
         ] {
             assert_eq!(conninfo(text), shown);
@@ -124,6 +139,7 @@ mod tests {
         for (text, shown) in [
             ("postgresql://b:hunter2@db/x", "postgresql://b:*REDACTED@db/x"),
             ("postgres://b:hun/t@er2@db:5432/x", "postgres://b:*REDACTED@db:5432/x"),
+            ("postgresql://b:hun?ter2@db/x", "postgresql://b:*REDACTED@db/x"),
             (
                 "postgres://b@db/x?password=hunter2&port=1",
                 "postgres://b@db/x?password=*REDACTED*&port=1",

@@ -53,9 +53,9 @@ impl TimelineHistory {
             }
             let ancestor = parse_line(line)?;
             let last = ancestors.last();
-            if last.is_some_and(|last| {
-                ancestor.timeline <= last.timeline || ancestor.switch < last.switch
-            }) {
+            // Where they are left may fall: recovery that follows a timeline and stops before its beginning
+            // makes a descendant that leaves it there.
+            if last.is_some_and(|last| ancestor.timeline <= last.timeline) {
                 return Err(FormatError::invalid(
                     "timeline history",
                     format!("timeline {} is out of order", ancestor.timeline),
@@ -97,17 +97,22 @@ impl TimelineHistory {
         self.ancestors.iter().find(|a| a.timeline == ancestor).map(|a| a.switch)
     }
 
-    /// The whole path, oldest first.
+    /// The whole path, oldest first, without ancestors of which nothing is on it.
     pub fn spans(&self) -> Vec<TimelineSpan> {
+        // Nothing of an ancestor counts from where any later one was left.
+        let mut left = Lsn(u64::MAX);
+        let backwards = self.ancestors.iter().rev().map(|ancestor| {
+            left = left.min(ancestor.switch);
+            (ancestor.timeline, left)
+        });
+        let ends: Vec<(TimelineId, Lsn)> = backwards.collect();
         let mut from = Lsn::INVALID;
         let mut spans = Vec::with_capacity(self.ancestors.len() + 1);
-        for ancestor in &self.ancestors {
-            spans.push(TimelineSpan {
-                timeline: ancestor.timeline,
-                from,
-                to: Some(ancestor.switch),
-            });
-            from = ancestor.switch;
+        for (timeline, to) in ends.into_iter().rev().filter(|(_, to)| *to > Lsn::INVALID) {
+            if from < to {
+                spans.push(TimelineSpan { timeline, from, to: Some(to) });
+                from = to;
+            }
         }
         spans.push(TimelineSpan { timeline: self.timeline, from, to: None });
         spans
@@ -123,8 +128,9 @@ impl TimelineHistory {
 
     /// The timeline of the byte at `lsn`.
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
-        let before = self.ancestors.iter().find(|ancestor| lsn < ancestor.switch);
-        before.map_or(self.timeline, |ancestor| ancestor.timeline)
+        let spans = self.spans();
+        let holds = spans.iter().find(|span| span.to.is_none_or(|to| lsn < to));
+        holds.map_or(self.timeline, |span| span.timeline)
     }
 
     /// The file that holds segment `number` on this path. A segment in which a switch happens
@@ -175,12 +181,21 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for file in
-            ["x", "1", "1\tzzz\tr", "2\t0/2\ta\n1\t0/3\tb", "1\t0/3\ta\n2\t0/2\tb", "4\t0/1\t"]
-        {
+        for file in ["x", "1", "1\tzzz\tr", "2\t0/2\ta\n1\t0/3\tb", "4\t0/1\t"] {
             assert!(TimelineHistory::parse(TimelineId(4), file.as_bytes()).is_err(), "{file:?}");
         }
         assert!(TimelineHistory::parse(TimelineId(1), b"").unwrap().ancestors().is_empty());
+    }
+
+    #[test]
+    fn a_timeline_may_be_left_before_it_began() {
+        let file = b"1\t0/B00068\tbefore x\n\n2\t0/A021D8\tbefore y\n";
+        let history = TimelineHistory::parse(TimelineId(3), file).unwrap();
+        let spans: Vec<_> = history.spans().iter().map(|s| (s.timeline.0, s.from, s.to)).collect();
+        let fork = lsn("0/A021D8");
+        assert_eq!(spans, [(1, Lsn::INVALID, Some(fork)), (3, fork, None)]);
+        assert!(!history.contains(TimelineId(1), lsn("0/A021D9")));
+        assert!(!history.contains(TimelineId(2), lsn("0/A021D8")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use repo_format::blob::{BlobHeader, Frame};
+use repo_format::blob::{BlobBody, BlobHeader, Frame};
 use repo_format::codec::DecodeError;
 use repo_format::config::Config;
 use repo_format::ids::{PackId, SnapshotHash};
@@ -70,6 +70,7 @@ pub async fn check(
     let exists = |name: BackupName| {
         !notes.get(&(name.server, name.backup_id)).is_some_and(|notes| notes.deleted)
     };
+    let existing = all.clone();
     all.retain(|snapshot| exists(snapshot.backup_name()));
     damaged.retain(|snapshot| exists(snapshot.name.clone()));
     for snapshots::DamagedSnapshot { name, error } in damaged {
@@ -92,6 +93,7 @@ pub async fn check(
     let missing = check_packs(repository, &index, read_data, progress, &mut report).await?;
     check_snapshots(repository, &index, &all, progress, &mut report).await?;
     check_lost_snapshots(repository, &index, &all, &mut report).await?;
+    check_predecessors(&existing, &notes, &mut report);
     report.excuse(&missing);
     check_small_objects(repository, &mut report).await?;
     for kind in ["wal/", "conflicts/"] {
@@ -202,6 +204,34 @@ async fn follow(
     .await
 }
 
+/// A snapshot names the newest ones that were there when it was made. One that is gone must have been deleted
+/// on purpose, which a note says, or be known to be lost.
+fn check_predecessors(
+    existing: &[Snapshot],
+    notes: &BTreeMap<(String, String), notes::BackupNotes>,
+    report: &mut Report,
+) {
+    let hashes: BTreeSet<SnapshotHash> = existing.iter().map(Snapshot::hash).collect();
+    for snapshot in existing {
+        let is_older = |server: &str, backup_id: &str| {
+            server == snapshot.server && *backup_id < *snapshot.backup_id
+        };
+        let is_explained =
+            notes.iter().any(|((server, id), notes)| notes.deleted && is_older(server, id))
+                || report.problems.iter().any(|problem| match ObjectName::parse(&problem.object) {
+                    Some(ObjectName::Snapshot(name)) => is_older(&name.server, &name.backup_id),
+                    _ => false,
+                });
+        if !is_explained && snapshot.previous.iter().any(|hash| !hashes.contains(hash)) {
+            report.problem(
+                snapshot.object_name().to_string(),
+                "the backup before it is gone, and nothing says that it was deleted: look for it in \
+                 a mirror or in the store's older versions",
+            );
+        }
+    }
+}
+
 /// Snapshots of which only the copy in the packs is left.
 async fn check_lost_snapshots(
     repository: &Arc<Repository>,
@@ -264,17 +294,26 @@ async fn check_packs(
     let reader = Arc::new(Reader::new(repository.clone(), index.clone()));
     for (id, size) in listed {
         let name = ObjectName::Pack(id).to_string();
-        let bytes = match repository.storage().get(&name).await {
+        let checked = match repository.storage().get(&name).await {
             Err(error) if error.is_not_found() => continue,
-            bytes => bytes?,
+            Err(error) if error.is_unreadable() => Err(error.into()),
+            Err(error) => return Err(error.into()),
+            Ok(bytes) => {
+                report.bytes_read += size;
+                let reader = reader.clone();
+                blocking(move || check_pack(&reader, &id, &bytes)).await
+            }
         };
-        report.bytes_read += size;
-        let reader = reader.clone();
-        let checked = blocking(move || check_pack(&reader, &id, &bytes)).await;
         if let Err(error) = checked {
             let already = report.problems.iter().any(|problem| problem.object == name);
-            if !already {
-                report.problem(name, crate::error::Error::from(error).to_string());
+            if !known.contains_key(&id) {
+                report.notices.push(format!(
+                    "{name} is damaged, and nothing uses it; it is removed by: barman repo prune"
+                ));
+            } else if !already {
+                let remedy = "what is intact in it is saved by: barman repo repair packs";
+                let detail = format!("{}; {remedy}", crate::error::Error::from(error));
+                report.problem(name, detail);
             }
         }
         progress.advance(size);
@@ -295,6 +334,28 @@ fn check_pack(reader: &Reader, id: &PackId, bytes: &[u8]) -> Result<()> {
             Error::Damaged { error, .. } => damaged(error),
             other => other,
         })?;
+        check_rows(reader, id, entry)?;
+    }
+    Ok(())
+}
+
+/// What the index says of a blob's chunks must be true.
+fn check_rows(reader: &Reader, id: &PackId, entry: &PackEntry) -> Result<()> {
+    let mut start = 0;
+    for chunk in &entry.chunks {
+        for place in reader.index().find(&chunk.id)? {
+            let is_here = place.blob.pack == *id && place.blob.offset == entry.offset;
+            let lengths = (place.blob.header_length, place.blob.body_length);
+            let is_true = lengths == (entry.header_length, entry.body_length)
+                && (place.blob.kind, place.blob.encoding) == (entry.kind, entry.encoding)
+                && (place.offset, place.length) == (start, chunk.length);
+            if is_here && !is_true {
+                let detail = format!("the index is wrong about chunk {}", chunk.id);
+                let name = ObjectName::Pack(*id).to_string();
+                return Err(Error::damaged(name, DecodeError::malformed("index run", detail)));
+            }
+        }
+        start += chunk.length;
     }
     Ok(())
 }
@@ -302,20 +363,23 @@ fn check_pack(reader: &Reader, id: &PackId, bytes: &[u8]) -> Result<()> {
 fn check_blob(reader: &Reader, entry: &PackEntry, frame: &[u8]) -> Result<()> {
     let damaged = |e: DecodeError| Error::damaged("blob", e);
     let (frame, _) = Frame::split(frame).map_err(damaged)?;
-    let header = check_frame(reader, &frame)?;
-    if header.chunks != entry.chunks || header.kind != entry.kind {
+    let (header, body) = check_frame(reader, &frame)?;
+    let (chunks, kind) = (&header.chunks, header.kind);
+    let (encoding, bases) = (body.encoding(), body.base_chunks());
+    if (chunks, kind, encoding, &bases) != (&entry.chunks, entry.kind, entry.encoding, &entry.bases)
+    {
         return Err(damaged(DecodeError::malformed("blob", "the footer describes another blob")));
     }
     Ok(())
 }
 
 /// Opens a blob, decodes it, and compares the hash of each of its chunks.
-pub(super) fn check_frame(reader: &Reader, frame: &Frame<'_>) -> Result<BlobHeader> {
+pub(super) fn check_frame(reader: &Reader, frame: &Frame<'_>) -> Result<(BlobHeader, BlobBody)> {
     let damaged = |e: DecodeError| Error::damaged("blob", e);
     let keys = reader.repository().keys();
     let header = frame.open_header(keys).map_err(damaged)?;
     let body = frame.open_body(keys, &header).map_err(damaged)?;
-    let prefix = reader.prefix(&body)?;
+    let prefix = reader.prefix(header.kind, &body)?;
     let content = body.content(header.content_length(), &prefix).map_err(damaged)?;
     let mut rest = content.as_slice();
     for chunk in &header.chunks {
@@ -326,7 +390,7 @@ pub(super) fn check_frame(reader: &Reader, frame: &Frame<'_>) -> Result<BlobHead
         }
         rest = after;
     }
-    Ok(header)
+    Ok((header, body))
 }
 
 /// Checks the objects that stand for themselves: each must open, or read, under its own name.
@@ -409,7 +473,7 @@ async fn check_wal(
             };
             report.bytes_read += object.size;
             let owned = repository.clone();
-            let opened = blocking(move || wal::open(&owned, &whole_name, &bytes).map(|_| ())).await;
+            let opened = blocking(move || wal::verify(&owned, &whole_name, &bytes)).await;
             if let Err(error) = opened {
                 report.problem(object.name, crate::error::Error::from(error).to_string());
             }

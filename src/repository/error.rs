@@ -142,7 +142,9 @@ impl Error {
         let is_short = |error: &storage::Error| matches!(error.cause, storage::Cause::Short { .. });
         match self {
             Error::Damaged { .. } | Error::MissingChunk(_) => true,
-            Error::Storage(error) => error.is_not_found() || is_short(error),
+            Error::Storage(error) => {
+                error.is_not_found() || is_short(error) || error.is_unreadable()
+            }
             _ => false,
         }
     }

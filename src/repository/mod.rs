@@ -19,6 +19,7 @@ pub mod prune;
 pub mod reader;
 pub mod references;
 pub mod repair;
+pub mod rewrite;
 pub mod sessions;
 pub mod slots;
 pub mod snapshots;
@@ -101,7 +102,11 @@ impl Repository {
         let sealed = slot_secrets.config.clone();
         let slot = slots::put(storage.as_ref(), slot, &slot_secrets).await?;
         // Who found our configuration before the slot was there may have taken it for one that was left.
-        if !storage.get(&name).await.is_ok_and(|config| config == sealed) {
+        let is_ours = match storage.get(&name).await {
+            Err(error) if error.is_not_found() => false,
+            config => config? == sealed,
+        };
+        if !is_ours {
             storage.delete(&ObjectName::KeySlot(slot).to_string()).await?;
             return Err(Error::Exists { location: storage.location() });
         }
@@ -228,25 +233,28 @@ impl Repository {
 /// # Errors
 /// [`Error::Exists`] if there is more.
 async fn remove_unfinished(storage: &dyn Storage) -> Result<()> {
-    let exists = || Error::Exists { location: storage.location() };
-    // A place that is not there yet is made by the first write, which tells if it cannot be.
-    let Ok(objects) = storage.list("").await else { return Ok(()) };
-    for object in objects {
-        match ObjectName::parse(&object.name) {
-            None => {}
-            Some(ObjectName::Config(1)) => {
-                let config = storage.get(&object.name).await?;
-                storage.delete(&object.name).await?;
-                // Its creator may have been at work all the time.
-                if !storage.list("keys/").await?.is_empty() {
-                    storage.put(&object.name, config).await?;
-                    return Err(exists());
-                }
+    let objects = match storage.list("").await {
+        // A place that is not there yet is made by the first write, which tells if it cannot be.
+        Err(error) if error.is_no_place() => return Ok(()),
+        objects => objects?,
+    };
+    let known: Vec<ObjectName> =
+        objects.iter().filter_map(|object| ObjectName::parse(&object.name)).collect();
+    match known.as_slice() {
+        [] => Ok(()),
+        [name @ ObjectName::Config(1)] => {
+            let name = name.to_string();
+            let config = storage.get(&name).await?;
+            storage.delete(&name).await?;
+            // Its creator may have been at work all the time.
+            if !storage.list("keys/").await?.is_empty() {
+                storage.put(&name, config).await?;
+                return Err(Error::Exists { location: storage.location() });
             }
-            Some(_) => return Err(exists()),
+            Ok(())
         }
+        _ => Err(Error::Exists { location: storage.location() }),
     }
-    Ok(())
 }
 
 /// The configuration with the highest number that authenticates; the slot's copy if that is newer,
@@ -260,7 +268,15 @@ async fn newest_config(
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     for number in numbers.into_iter().take_while(|number| *number >= slot.config_number) {
         let name = ObjectName::Config(number).to_string();
-        match Config::open(keys.naming(), number, &storage.get(&name).await?) {
+        let object = match storage.get(&name).await {
+            // The slot has the very same.
+            Err(error) if number == slot.config_number => {
+                tracing::warn!("{error}");
+                break;
+            }
+            object => object?,
+        };
+        match Config::open(keys.naming(), number, &object) {
             Ok(config) => return Ok(config),
             Err(error @ repo_format::DecodeError::Version { .. }) => {
                 return Err(Error::damaged(name, error));

@@ -5,16 +5,15 @@
 //! one that begins later reads what was written down. Nothing is deleted while anything that is needed does
 //! not resolve.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use crossbeam_channel::bounded;
 use repo_format::blob::{Frame, SealedBlob};
 use repo_format::chunk::ChunkKind;
 use repo_format::ids::{IndexId, PackId};
-use repo_format::index::{BlobLocation, IndexBuilder};
+use repo_format::index::BlobLocation;
 use repo_format::maintenance::{Maintenance, Phase};
 use repo_format::names::{BackupName, ObjectName};
 use repo_format::record::{Record, SealError};
@@ -22,13 +21,13 @@ use repo_format::session::Activity;
 use repo_format::snapshot::Snapshot;
 use tokio::runtime::Handle;
 
+use super::check::check_frame;
 use super::error::{Error, Result};
-use super::index::{self, Index, LiveBlobs, RowSet, Run, packs_in_store};
-use super::packer::{self, CHUNKS_PER_RUN};
+use super::index::{Index, LiveBlobs, RowSet, packs_in_store};
 use super::reader::Reader;
 use super::references::References;
+use super::rewrite::{self, Replaced};
 use super::sessions::{self, OwnSession};
-use super::writer::Failure;
 use super::{Access, Repository, aftermath, host, now_micros, repair, snapshots};
 use crate::progress::Progress;
 
@@ -140,12 +139,6 @@ impl Mark {
         Ok(Mark { index, blobs: blobs.await? })
     }
 
-    /// The index runs that others replace, or must, because they name `doomed` packs.
-    fn runs_with(&self, doomed: &HashSet<PackId>) -> BTreeSet<IndexId> {
-        let goes = |run: &&Run| run.is_superseded || run.packs.iter().any(|p| doomed.contains(p));
-        self.index.runs().iter().filter(goes).map(|run| run.id).collect()
-    }
-
     /// The bytes of all packs that something needs.
     fn bytes(&self) -> u64 {
         self.blobs.bytes().values().sum()
@@ -255,7 +248,7 @@ impl Pruner {
             let in_store = |id: &&PackId| in_store.contains_key(*id);
             plan.packs.extend(pending.packs.iter().filter(in_store));
         }
-        plan.runs = mark.runs_with(&plan.packs.iter().copied().collect());
+        plan.runs = mark.index.runs_with(&plan.packs.iter().copied().collect());
         for prefix in ["snapshots/", "notes/"] {
             let listed = self.repository.storage().list(prefix).await?;
             let goes = listed.iter().filter(|object| plan.objects.contains(&object.name));
@@ -365,8 +358,8 @@ impl Pruner {
             storage.delete(name).await?;
         }
         // Not those of the plan: what was written since may name a pack that goes, too.
-        let runs = mark.runs_with(&doomed);
-        self.replace_runs(&mark, &runs, &doomed).await?;
+        let runs = mark.index.runs_with(&doomed);
+        rewrite::replace_runs(&self.repository, &mark.index, &runs, &doomed, Replaced::Go).await?;
         self.still_alone().await?;
         for run in &runs {
             storage.delete(&ObjectName::Index(*run).to_string()).await?;
@@ -398,76 +391,15 @@ impl Pruner {
         let total = live.values().flatten().map(BlobLocation::frame_length).sum();
         progress.phase("copying what is needed", Some(total));
         let reader = Reader::new(self.repository.clone(), mark.index.clone());
-        let (repository, runtime, progress) =
-            (self.repository.clone(), Handle::current(), progress.clone());
-        blocking(move || {
-            let failure = Failure::default();
-            let (send, blobs) = bounded(4);
-            std::thread::scope(|scope| {
-                let packing = scope.spawn(|| packer::pack(&repository, &runtime, &blobs, &failure));
-                let sent = live.values().flatten().try_for_each(|blob| {
-                    let sealed = sealed(&reader, &runtime, blob)?;
-                    progress.advance(blob.frame_length());
-                    // The packer ends early only when it failed, which it says itself.
-                    send.send(sealed).map_err(|_| Error::Interrupted)
-                });
-                if sent.is_err() {
-                    failure.set();
-                }
-                drop(send);
-                let packed =
-                    packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                packed.and(sent)
+        let progress = progress.clone();
+        rewrite::pack(&self.repository, move |runtime, sink| {
+            live.values().flatten().try_for_each(|blob| {
+                sink(sealed(&reader, runtime, blob)?)?;
+                progress.advance(blob.frame_length());
+                Ok(())
             })
         })
         .await
-    }
-
-    /// Puts runs for what stays of the runs that go, and reads them back.
-    async fn replace_runs(
-        &self,
-        mark: &Mark,
-        runs: &BTreeSet<IndexId>,
-        doomed: &HashSet<PackId>,
-    ) -> Result<()> {
-        let (storage, keys) = (self.repository.storage(), self.repository.keys());
-        let lengths: BTreeMap<PackId, u64> = mark.index.packs().collect();
-        let mut builder = IndexBuilder::default();
-        let mut written = vec![];
-        for run in mark.index.runs() {
-            if !runs.contains(&run.id) || run.is_superseded {
-                continue;
-            }
-            for pack in run.packs.iter().filter(|pack| !doomed.contains(*pack)) {
-                let Some(length) = lengths.get(pack) else { continue };
-                let entries = index::read_entries(storage.as_ref(), keys, pack, *length).await?;
-                builder
-                    .pack(*pack, *length, entries)
-                    .map_err(|e| Error::damaged(ObjectName::Pack(*pack).to_string(), e))?;
-            }
-            // All that stays of a run is in the one run that replaces it.
-            builder.supersede(run.id);
-            if builder.chunks() >= CHUNKS_PER_RUN {
-                written.push(self.put_run(std::mem::take(&mut builder)).await?);
-            }
-        }
-        if builder.chunks() > 0 {
-            written.push(self.put_run(builder).await?);
-        }
-        for id in written {
-            index::read_run(&self.repository, id).await?;
-        }
-        Ok(())
-    }
-
-    async fn put_run(&self, run: IndexBuilder) -> Result<IndexId> {
-        let (id, object) = run.finish(self.repository.keys())?;
-        let name = ObjectName::Index(id).to_string();
-        match self.repository.storage().put(&name, Bytes::from(object)).await {
-            Err(error) if error.already_exists() => {}
-            put => put?,
-        }
-        Ok(id)
     }
 }
 
@@ -536,11 +468,10 @@ fn sealed(reader: &Reader, runtime: &Handle, blob: &BlobLocation) -> Result<Seal
     let bytes = runtime.block_on(reader.repository().storage().get_range(&name, range))?;
     let damaged = |e| Error::damaged(&*name, e);
     let (frame, _) = Frame::split(&bytes).map_err(damaged)?;
-    let header = super::check::check_frame(reader, &frame).map_err(|error| match error {
+    let (header, body) = check_frame(reader, &frame).map_err(|error| match error {
         Error::Damaged { error, .. } => damaged(error),
         other => other,
     })?;
-    let body = frame.open_body(reader.repository().keys(), &header).map_err(damaged)?;
     let (encoding, bases) = (body.encoding(), body.base_chunks());
     Ok(SealedBlob { header, encoding, bases, frame: bytes.to_vec() })
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use repo_format::DecodeError;
-use repo_format::blob::{BlobBody, BlobHeader, Frame};
+use repo_format::blob::{BlobBody, BlobHeader, ChunkSpan, Encoding, Frame};
 use repo_format::chunk::ChunkKind;
 use repo_format::content::{Content, Run, decode_leaf};
 use repo_format::ids::{ChunkId, PackId};
@@ -28,24 +28,43 @@ pub struct Reader {
     repository: Arc<Repository>,
     index: Arc<Index>,
     runtime: Handle,
-    blobs: Cache<(PackId, u64), Arc<Vec<u8>>, BlobWeight>,
+    blobs: Cache<(PackId, u64), Arc<Blob>, BlobWeight>,
     rebuilt: OnceLock<Index>,
     rebuilding: Mutex<()>,
+}
+
+/// A decoded blob.
+#[derive(Debug)]
+struct Blob {
+    chunks: Vec<ChunkSpan>,
+    content: Vec<u8>,
+}
+
+impl Blob {
+    /// Whether the blob's header says that a chunk is where the index has it.
+    fn has(&self, id: &ChunkId, location: &ChunkLocation) -> bool {
+        let mut start = 0u32;
+        self.chunks.iter().any(|chunk| {
+            let at = start;
+            start += chunk.length;
+            chunk.id == *id && at == location.offset && chunk.length == location.length
+        })
+    }
 }
 
 #[derive(Debug, Clone)]
 struct BlobWeight;
 
-impl Weighter<(PackId, u64), Arc<Vec<u8>>> for BlobWeight {
-    fn weight(&self, _: &(PackId, u64), content: &Arc<Vec<u8>>) -> u64 {
-        content.len() as u64
+impl Weighter<(PackId, u64), Arc<Blob>> for BlobWeight {
+    fn weight(&self, _: &(PackId, u64), blob: &Arc<Blob>) -> u64 {
+        (blob.content.len() + size_of_val(blob.chunks.as_slice())) as u64
     }
 }
 
 /// The content of a chunk, within its blob.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    blob: Arc<Vec<u8>>,
+    blob: Arc<Blob>,
     range: Range<usize>,
 }
 
@@ -53,7 +72,7 @@ impl Deref for Chunk {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.blob.get(self.range.clone()).unwrap_or_default()
+        self.blob.content.get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -77,6 +96,11 @@ impl Reader {
         &self.repository
     }
 
+    /// What says where chunks are.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// The content of a chunk: authentic, and of the length that the index has.
     pub fn chunk(&self, id: &ChunkId) -> Result<Chunk> {
         self.climb(id, |index| index.find(id), |location| self.chunk_at(id, location))
@@ -91,6 +115,7 @@ impl Reader {
         read: impl Fn(&ChunkLocation) -> Result<T>,
     ) -> Result<T> {
         let mut failure = Error::MissingChunk(*id);
+        let mut unanswered = None;
         let mut tried = vec![];
         for rung in [false, true] {
             let index = if rung { self.rebuilt()? } else { &self.index };
@@ -106,8 +131,13 @@ impl Reader {
                         tracing::warn!("{}: {error}", ObjectName::Pack(location.blob.pack));
                         failure = error;
                     }
-                    Err(error) => return Err(error),
+                    // Another place may be in a better one.
+                    Err(error) => unanswered = Some(error),
                 }
+            }
+            // What gave no answer is not known to be missing.
+            if let Some(error) = unanswered.take() {
+                return Err(error);
             }
         }
         Err(failure)
@@ -191,30 +221,61 @@ impl Reader {
 
     fn chunk_at(&self, id: &ChunkId, location: &ChunkLocation) -> Result<Chunk> {
         let key = (location.blob.pack, location.blob.offset);
-        let blob = self.blobs.get_or_insert_with(&key, || self.blob(id, location).map(Arc::new))?;
+        let blob = self.blobs.get_or_insert_with(&key, || self.blob(location).map(Arc::new))?;
+        self.must_have(&blob, id, location)?;
         let start = location.offset as usize;
         Ok(Chunk { blob, range: start..start + location.length as usize })
     }
 
-    /// Fetches and decodes the blob that has the chunk `id` at `location`.
-    fn blob(&self, id: &ChunkId, location: &ChunkLocation) -> Result<Vec<u8>> {
+    /// Fetches and decodes the blob of a chunk.
+    fn blob(&self, location: &ChunkLocation) -> Result<Blob> {
         let (header, content) = self.whole_blob(&location.blob)?;
-        let mut start = 0u32;
-        let named = header.chunks.iter().any(|chunk| {
-            let at = start;
-            start += chunk.length;
-            chunk.id == *id && at == location.offset && chunk.length == location.length
-        });
-        if !named {
-            let detail = format!("the index says that chunk {id} is here, and the blob does not");
-            let name = ObjectName::Pack(location.blob.pack).to_string();
-            return Err(Error::damaged(name, DecodeError::malformed("blob", detail)));
+        Ok(Blob { chunks: header.chunks, content })
+    }
+
+    /// That a blob's header lists the chunk is what counts, not that the index says so.
+    fn must_have(&self, blob: &Blob, id: &ChunkId, location: &ChunkLocation) -> Result<()> {
+        if blob.has(id, location) {
+            return Ok(());
         }
-        Ok(content)
+        let detail = format!("the index says that chunk {id} is here, and the blob does not");
+        let name = ObjectName::Pack(location.blob.pack).to_string();
+        Err(Error::damaged(name, DecodeError::malformed("blob", detail)))
     }
 
     /// Fetches and decodes a blob: what its header says, and its content.
     pub fn whole_blob(&self, blob: &BlobLocation) -> Result<(BlobHeader, Vec<u8>)> {
+        let (header, body) = self.open_blob(blob)?;
+        let prefix = self.prefix(header.kind, &body)?;
+        self.decode(blob, header, &body, &prefix)
+    }
+
+    /// As [`Reader::whole_blob`], of a blob that must be plain, and of `kind`: what deltas are made on.
+    fn plain_blob(&self, blob: &BlobLocation, kind: ChunkKind) -> Result<(BlobHeader, Vec<u8>)> {
+        let (header, body) = self.open_blob(blob)?;
+        if body.encoding() == Encoding::Delta || Some(header.kind) != kind.base_kind() {
+            let detail = "a delta has a base here that is a delta itself, or of another kind";
+            let name = ObjectName::Pack(blob.pack).to_string();
+            return Err(Error::damaged(name, DecodeError::malformed("blob", detail)));
+        }
+        self.decode(blob, header, &body, &[])
+    }
+
+    fn decode(
+        &self,
+        blob: &BlobLocation,
+        header: BlobHeader,
+        body: &BlobBody,
+        prefix: &[u8],
+    ) -> Result<(BlobHeader, Vec<u8>)> {
+        let content = body
+            .content(header.content_length(), prefix)
+            .map_err(|e| Error::damaged(ObjectName::Pack(blob.pack).to_string(), e))?;
+        Ok((header, content))
+    }
+
+    /// Fetches and opens a blob.
+    fn open_blob(&self, blob: &BlobLocation) -> Result<(BlobHeader, BlobBody)> {
         let name = ObjectName::Pack(blob.pack).to_string();
         let damaged = |e: DecodeError| Error::damaged(&*name, e);
         let range = blob.offset..blob.offset + blob.frame_length();
@@ -227,24 +288,25 @@ impl Reader {
             return Err(damaged(DecodeError::malformed("blob", detail)));
         }
         let body = frame.open_body(keys, &header).map_err(damaged)?;
-        let prefix = self.prefix(&body)?;
-        let content = body.content(header.content_length(), &prefix).map_err(damaged)?;
-        Ok((header, content))
+        Ok((header, body))
     }
 
-    /// The base ranges of a delta, one after the other.
-    pub(super) fn prefix(&self, body: &BlobBody) -> Result<Vec<u8>> {
+    /// The base ranges of a delta of `kind`, one after the other.
+    pub(super) fn prefix(&self, kind: ChunkKind, body: &BlobBody) -> Result<Vec<u8>> {
         let mut prefix = vec![];
         for base in body.bases() {
             let read = |location: &ChunkLocation| {
                 // Not through the cache: this may run inside an insertion into it.
-                let blob = self.blob(&base.chunk, location)?;
+                let (header, content) = self.plain_blob(&location.blob, kind)?;
+                let blob = Blob { chunks: header.chunks, content };
+                self.must_have(&blob, &base.chunk, location)?;
                 let start = location.offset as usize;
-                let chunk = blob.get(start..start + location.length as usize).unwrap_or_default();
+                let range = start..start + location.length as usize;
+                let chunk = blob.content.get(range).unwrap_or_default();
                 Ok(run_bytes(chunk, &base.chunk, base.offset, base.length)?.to_vec())
             };
             let short = base.chunk.short();
-            prefix.extend(self.climb(&base.chunk, |index| index.find_base(&short), read)?);
+            prefix.extend(self.climb(&base.chunk, |index| index.find_base(&short, kind), read)?);
         }
         Ok(prefix)
     }

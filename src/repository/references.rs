@@ -101,7 +101,7 @@ impl<'a> References<'a> {
     fn bases(&self, place: &ChunkLocation) -> Result<Option<Vec<PackId>>> {
         let mut packs = vec![];
         for base in self.index.bases(place)? {
-            let mut plain = self.index.find_base(&base)?;
+            let mut plain = self.index.find_base(&base, place.blob.kind)?;
             plain.sort_by_key(|place| self.doubtful.contains(&place.blob.pack));
             match plain.first() {
                 Some(plain) => packs.push(plain.blob.pack),

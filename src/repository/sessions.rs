@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -35,6 +35,8 @@ pub struct OwnSession {
     id: SessionId,
     session: Session,
     beat: Arc<AtomicU64>,
+    /// Whether a beat was found missing once; it does not come back.
+    fenced: Arc<AtomicBool>,
     heart: Option<JoinHandle<()>>,
 }
 
@@ -71,6 +73,7 @@ impl OwnSession {
             id: SessionId::from_bytes(id),
             session,
             beat: Arc::new(AtomicU64::new(0)),
+            fenced: Arc::new(AtomicBool::new(false)),
             heart: None,
         };
         own.beat_once().await?;
@@ -108,10 +111,11 @@ impl OwnSession {
         self.id
     }
 
-    /// Whether the session is still in the store. If not, it was taken for dead.
+    /// Whether the session was in the store all the time. If not, it was taken for dead.
     pub async fn is_known(&self) -> Result<bool> {
         let prefix = format!("sessions/{}/", self.id);
-        Ok(!self.repository.storage().list(&prefix).await?.is_empty())
+        let is_there = !self.repository.storage().list(&prefix).await?.is_empty();
+        Ok(is_there && !self.fenced.load(Ordering::SeqCst))
     }
 
     /// Ends the session.
@@ -150,9 +154,13 @@ impl OwnSession {
     fn start_heart(&mut self) {
         let (repository, id, session, beat) =
             (self.repository.clone(), self.id, self.session.clone(), self.beat.clone());
+        let fenced = self.fenced.clone();
         self.heart = Some(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(BEAT).await;
+                if let Ok(false) = last_beat_is_there(&repository, id, &beat).await {
+                    fenced.store(true, Ordering::SeqCst);
+                }
                 if let Err(error) = put_beat(&repository, id, &session, &beat).await {
                     tracing::warn!("a heartbeat did not reach the repository: {error}");
                 }
@@ -190,20 +198,40 @@ pub async fn list(repository: &Repository) -> Result<Vec<FoundSession>> {
             None => found.push(FoundSession { id, session: None, beat, at: object.modified }),
         }
     }
-    for session in &mut found {
+    let mut living = vec![];
+    for mut session in found {
+        if read_beat(repository, &mut session).await? {
+            living.push(session);
+        }
+    }
+    Ok(living)
+}
+
+/// Reads the newest beat of a session; whether it has not ended. One that goes on beating is read again.
+async fn read_beat(repository: &Repository, session: &mut FoundSession) -> Result<bool> {
+    loop {
         let name = ObjectName::Session { id: session.id, beat: session.beat };
         match repository.storage().get(&name.to_string()).await {
             Ok(object) => {
                 session.session = Session::open(repository.keys(), &name, &object)
                     .inspect_err(|error| tracing::warn!("{name}: {error}"))
                     .ok();
+                return Ok(true);
             }
-            // It beat again, or ended, since it was listed.
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
+        // It beat again, or ended, since it was listed.
+        let beats = repository.storage().list(&format!("sessions/{}/", session.id)).await?;
+        let newest = beats.iter().filter_map(|object| match ObjectName::parse(&object.name)? {
+            ObjectName::Session { beat, .. } => Some((beat, object.modified)),
+            _ => None,
+        });
+        match newest.max() {
+            Some((beat, at)) => (session.beat, session.at) = (beat, at),
+            None => return Ok(false),
+        }
     }
-    Ok(found)
 }
 
 /// The sessions in the store that are not known to be dead.
@@ -274,6 +302,17 @@ async fn put_beat(
         repository.storage().delete(&name).await?;
     }
     Ok(())
+}
+
+/// Whether the beat before the next one is in the store. If not, the session was taken for dead.
+async fn last_beat_is_there(
+    repository: &Repository,
+    id: SessionId,
+    beat: &AtomicU64,
+) -> Result<bool> {
+    let name = ObjectName::Session { id, beat: beat.load(Ordering::SeqCst) }.to_string();
+    let beats = repository.storage().list(&format!("sessions/{id}/")).await?;
+    Ok(beats.iter().any(|object| object.name == name))
 }
 
 /// What a session does, for people.

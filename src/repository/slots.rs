@@ -69,9 +69,10 @@ pub async fn put(storage: &dyn Storage, new: &NewSlot, secrets: &SlotSecrets) ->
 pub async fn list(storage: &dyn Storage) -> Result<Vec<SlotInfo>> {
     let mut slots = vec![];
     for (id, object) in objects(storage).await? {
-        match slot::header(&object) {
+        let damaged = |e| Error::damaged(ObjectName::KeySlot(id).to_string(), e);
+        match object.and_then(|object| slot::header(&object).map_err(damaged)) {
             Ok(header) => slots.push(SlotInfo { id, header }),
-            Err(error) => tracing::warn!("{} is damaged: {error}", ObjectName::KeySlot(id)),
+            Err(error) => tracing::warn!("{}", crate::error::Error::from(error)),
         }
     }
     slots.sort_by_key(|slot| (slot.header.created_at, slot.id));
@@ -88,13 +89,12 @@ pub async fn unlock(
         return Err(Error::NotARepository { location: storage.location() });
     }
     let mut damage = None;
-    for (id, object) in &objects {
-        match slot::open(id, object, credential) {
-            Ok(Some(secrets)) => return Ok((*id, secrets)),
+    for (id, object) in objects {
+        let damaged = |e| Error::damaged(ObjectName::KeySlot(id).to_string(), e);
+        match object.and_then(|object| slot::open(&id, &object, credential).map_err(damaged)) {
+            Ok(Some(secrets)) => return Ok((id, secrets)),
             Ok(None) => {}
-            Err(error) => {
-                damage = Some(Error::damaged(ObjectName::KeySlot(*id).to_string(), error))
-            }
+            Err(error) => damage = Some(error),
         }
     }
     let credential = match credential {
@@ -119,14 +119,24 @@ pub async fn remove(repository: &Repository, id: SlotId) -> Result<()> {
     if repository.slot() == id {
         return Err(Error::SlotInUse(id, "it is the one that opened the repository"));
     }
-    Ok(repository.storage().delete(&ObjectName::KeySlot(id).to_string()).await?)
+    let name = ObjectName::KeySlot(id).to_string();
+    let (storage, own) = (repository.storage(), repository.slot());
+    let object = storage.get(&name).await?;
+    storage.delete(&name).await?;
+    // Two who remove each other's slot at the same moment would leave none.
+    if !list(storage.as_ref()).await?.iter().any(|slot| slot.id == own) {
+        storage.put(&name, object).await?;
+        return Err(Error::SlotInUse(id, "the one that opened the repository was just removed"));
+    }
+    Ok(())
 }
 
-async fn objects(storage: &dyn Storage) -> Result<Vec<(SlotId, Bytes)>> {
+/// The slots in the store. One that cannot be read does not keep the others from opening.
+async fn objects(storage: &dyn Storage) -> Result<Vec<(SlotId, Result<Bytes>)>> {
     let mut found = vec![];
     for object in storage.list("keys/").await? {
         let Some(ObjectName::KeySlot(id)) = ObjectName::parse(&object.name) else { continue };
-        found.push((id, storage.get(&object.name).await?));
+        found.push((id, storage.get(&object.name).await.map_err(Error::from)));
     }
     Ok(found)
 }

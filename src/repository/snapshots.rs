@@ -73,7 +73,7 @@ pub async fn all(
             Err(error @ Error::Damaged { error: DecodeError::Version { .. }, .. }) => {
                 return Err(error);
             }
-            Err(error @ Error::Damaged { .. }) => damaged.push(DamagedSnapshot { name, error }),
+            Err(error) if error.is_damage() => damaged.push(DamagedSnapshot { name, error }),
             Err(error) => return Err(error),
         }
     }
@@ -109,12 +109,15 @@ pub async fn put(repository: &Repository, snapshot: &Snapshot) -> Result<()> {
 /// The place in the order of a server's backups that comes after `snapshots`, and the hashes of those
 /// that no other names as its previous one.
 pub fn next_in_order(snapshots: &[Snapshot]) -> (u64, Vec<SnapshotHash>) {
-    let sequence = snapshots.iter().map(|snapshot| snapshot.sequence).max().unwrap_or(0) + 1;
     let named: Vec<&SnapshotHash> = snapshots.iter().flat_map(|s| &s.previous).collect();
-    let hashes = snapshots.iter().map(Snapshot::hash);
-    let mut heads: Vec<SnapshotHash> = hashes.filter(|hash| !named.contains(&hash)).collect();
+    let hashes = snapshots.iter().map(|snapshot| (snapshot.sequence, snapshot.hash()));
+    let mut heads: Vec<(u64, SnapshotHash)> =
+        hashes.filter(|(_, hash)| !named.contains(&hash)).collect();
     heads.sort_unstable();
+    let sequence = heads.last().map_or(0, |(sequence, _)| *sequence) + 1;
     // A long history of deletions leaves many heads; the newest tell enough.
-    heads.truncate(16);
-    (sequence, heads)
+    let newest = heads.iter().rev().take(16);
+    let mut newest: Vec<SnapshotHash> = newest.map(|(_, hash)| *hash).collect();
+    newest.sort_unstable();
+    (sequence, newest)
 }

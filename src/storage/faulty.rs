@@ -71,6 +71,13 @@ impl Storage for FaultyStorage {
         }
     }
 
+    async fn get_durable(&self, name: &str) -> Result<Bytes> {
+        match self.next() {
+            None => self.inner.get_durable(name).await,
+            Some(_) => Err(self.error("read", name)),
+        }
+    }
+
     async fn get(&self, name: &str) -> Result<Bytes> {
         match self.next() {
             None => self.inner.get(name).await,

@@ -82,6 +82,20 @@ impl Storage for LocalStorage {
         self.missing_is_proved("read", name, read)
     }
 
+    async fn get_durable(&self, name: &str) -> Result<Bytes> {
+        let root = self.root.clone();
+        let read = self
+            .run("read", name, move |path| {
+                let bytes = fs::read(path)?;
+                File::open(path)?.sync_all()?;
+                let above = path.ancestors().skip(1).take_while(|above| above.starts_with(&*root));
+                above.into_iter().try_for_each(sync_directory)?;
+                Ok(Bytes::from(bytes))
+            })
+            .await;
+        self.missing_is_proved("read", name, read)
+    }
+
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         let read = self.run("read", name, move |path| read_range(path, range)).await;
         self.missing_is_proved("read", name, read)
@@ -154,8 +168,9 @@ impl LocalStorage {
     ) -> Result<T> {
         match result {
             Err(error) if error.is_not_found() && !self.root.is_dir() => {
-                let missing = format!("the directory {} does not exist", self.root.display());
-                Err(self.error(operation, name, io::Error::other(missing)))
+                let location = self.location();
+                let cause = Cause::NoPlace(format!("the directory {location}"));
+                Err(Error { operation, name: name.to_owned(), location, cause })
             }
             other => other,
         }

@@ -35,6 +35,10 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// [`Cause::NotFound`] only if the place answered that there is no such object.
     async fn get(&self, name: &str) -> Result<Bytes>;
 
+    /// The bytes of an object that somebody else put, perhaps without living to see it durable: it is when
+    /// this returns.
+    async fn get_durable(&self, name: &str) -> Result<Bytes>;
+
     /// Some bytes of an object; an error if the object is shorter.
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes>;
 
@@ -99,6 +103,9 @@ pub enum Cause {
         /// Where the wanted range ends.
         wanted: u64,
     },
+    /// The place itself is not there.
+    #[error("{0} does not exist")]
+    NoPlace(String),
     /// Anything else.
     #[error(transparent)]
     Io(std::io::Error),
@@ -108,6 +115,17 @@ impl Error {
     /// Whether the place answered that there is no such object.
     pub fn is_not_found(&self) -> bool {
         matches!(self.cause, Cause::NotFound)
+    }
+
+    /// Whether the place itself is not there.
+    pub fn is_no_place(&self) -> bool {
+        matches!(self.cause, Cause::NoPlace(_))
+    }
+
+    /// Whether the medium cannot give back the bytes of this object.
+    pub fn is_unreadable(&self) -> bool {
+        let eio = rustix::io::Errno::IO.raw_os_error();
+        matches!(&self.cause, Cause::Io(error) if error.raw_os_error() == Some(eio))
     }
 
     /// Whether the object exists already.

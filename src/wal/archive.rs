@@ -10,8 +10,8 @@ use bytes::Bytes;
 use repo_format::blob::{self, BlobHeader, ChunkSpan, Encoder, SealedBlob};
 use repo_format::chunk::ChunkKind;
 use repo_format::content::{Content, Run};
-use repo_format::ids::ChunkId;
-use repo_format::limits::LEAF;
+use repo_format::keys::KeyRing;
+use repo_format::limits::{LEAF, MAX_CHUNK, MAX_RUNS};
 use repo_format::names::{ObjectName, WalObjectName};
 use repo_format::wal::{self as format, WalHeader};
 
@@ -51,7 +51,7 @@ pub async fn archive(
         None => archiving_system(repository, server, &arrival.origin).await?,
     };
     let Arrival { name, file, content, .. } = arrival;
-    store(repository, server, system_id, name, &file, content).await
+    store(repository, server, system_id, name, &file, Arc::new(content)).await
 }
 
 /// Stores the checked content of a WAL file.
@@ -61,7 +61,7 @@ async fn store(
     system_id: SystemId,
     name: WalName,
     file: &str,
-    content: Vec<u8>,
+    content: Arc<Vec<u8>>,
 ) -> Result<Archived> {
     let digest = repository.keys().naming().digest_of(&content);
     let object_name = WalObjectName {
@@ -73,7 +73,13 @@ async fn store(
         digest: WalObjectName::short_digest(&digest),
     };
     if let Some(stored) = stored_as(repository, &object_name).await? {
-        return settle(repository, &object_name, &stored, content).await;
+        if stored != object_name || is_sound(repository, &object_name).await? {
+            return settle(repository, &object_name, &stored, content).await;
+        }
+        // What is there does not open, and the server still has it.
+        let damaged = ObjectName::Wal(object_name.clone()).to_string();
+        tracing::warn!("{damaged} is damaged, and archived anew");
+        repository.storage().delete(&damaged).await?;
     }
     let name = ObjectName::Wal(object_name.clone());
     let object = seal(repository, &name, file, content.clone()).await?;
@@ -83,12 +89,11 @@ async fn store(
         put => put?,
     }
     // Whoever archives other content under this name at the same time does the same: put, then look.
-    // One of the two sees the other, and takes back what nobody was told is safe.
+    // One of the two sees the other. Both objects stay, because a repetition of either may have been told
+    // already that it is safe.
     match stored_as(repository, &object_name).await? {
         Some(stored) if stored != object_name => {
-            let refused = settle(repository, &object_name, &stored, content).await;
-            repository.storage().delete(&name.to_string()).await?;
-            refused
+            settle(repository, &object_name, &stored, content).await
         }
         _ => Ok(Archived::Stored(size)),
     }
@@ -104,12 +109,29 @@ async fn stored_as(repository: &Repository, name: &WalObjectName) -> Result<Opti
     Ok(same_file.find(|other| other != name).or(first))
 }
 
+/// Whether an object that is there already can be relied on: it opens, and it is durable.
+async fn is_sound(repository: &Arc<Repository>, name: &WalObjectName) -> Result<bool> {
+    let name = ObjectName::Wal(name.clone());
+    let object = match repository.storage().get_durable(&name.to_string()).await {
+        Err(error) if error.is_unreadable() => return Ok(false),
+        object => object?,
+    };
+    let owned = repository.clone();
+    let verified =
+        tokio::task::spawn_blocking(move || repository::wal::verify(&owned, &name, &object)).await;
+    match verified.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The file is in the archive: with the same content that is success; other content is kept apart.
 async fn settle(
     repository: &Arc<Repository>,
     name: &WalObjectName,
     stored: &WalObjectName,
-    content: Vec<u8>,
+    content: Arc<Vec<u8>>,
 ) -> Result<Archived> {
     if stored == name {
         return Ok(Archived::AlreadyThere);
@@ -138,45 +160,33 @@ async fn seal(
     repository: &Arc<Repository>,
     name: &ObjectName,
     file: &str,
-    content: Vec<u8>,
+    content: Arc<Vec<u8>>,
 ) -> Result<Bytes> {
     let (repository, name, file) = (repository.clone(), name.clone(), file.to_owned());
     let sealed = tokio::task::spawn_blocking(move || {
         let keys = repository.keys();
+        let used = content.get(..used_length(&content)).unwrap_or_default();
+        let mut blobs =
+            Blobs { keys, encoder: Encoder::new(3)?, pending: vec![], spans: vec![], done: vec![] };
         let mut cutter = StreamCutter::new(keys.naming(), &repository.config().chunking);
-        let used = used_length(&content);
-        let (mut runs, mut spans, mut blobs) = (vec![], vec![], vec![]);
-        let mut pending = Vec::with_capacity(BLOB * 2);
-        let mut chunks = vec![];
-        cutter.bytes(content.get(..used).unwrap_or_default(), |chunk| chunks.push(chunk));
-        cutter.end(|chunk| chunks.push(chunk));
-        let mut encoder = Encoder::new(3).map_err(repository::Error::from)?;
-        let mut flush = |spans: &mut Vec<ChunkSpan>, pending: &mut Vec<u8>| {
-            if spans.is_empty() {
-                return Ok(());
-            }
-            let header = BlobHeader { kind: ChunkKind::Wal, chunks: std::mem::take(spans) };
-            let body = encoder.encode(pending)?;
-            blobs.push(blob::seal(keys, header, &body)?);
-            pending.clear();
-            Ok::<_, repository::Error>(())
+        let (mut runs, mut failure) = (vec![], None);
+        let mut take = |chunk: Vec<u8>| match blobs.add(&chunk) {
+            Ok(run) => runs.push(run),
+            Err(error) => failure = Some(error),
         };
-        let mut seen: Vec<ChunkId> = vec![];
-        for chunk in chunks {
-            let id = keys.naming().chunk_id_of(ChunkKind::Wal, &chunk);
-            let length = u32::try_from(chunk.len()).expect("a chunk is not over 1 MiB");
-            runs.push(Run::Chunk { id, offset: 0, length });
-            if seen.contains(&id) {
-                continue;
-            }
-            seen.push(id);
-            spans.push(ChunkSpan { id, length });
-            pending.extend_from_slice(&chunk);
-            if pending.len() >= BLOB {
-                flush(&mut spans, &mut pending)?;
-            }
+        cutter.bytes(used, &mut take);
+        cutter.end(&mut take);
+        // One for the zeros behind them.
+        if runs.len() >= MAX_RUNS {
+            blobs = Blobs { pending: vec![], spans: vec![], done: vec![], ..blobs };
+            runs =
+                used.chunks(MAX_CHUNK).map(|chunk| blobs.add(chunk)).collect::<Result<_, _>>()?;
         }
-        flush(&mut spans, &mut pending)?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let used = used.len();
+        let blobs = blobs.finish()?;
         if used < content.len() {
             runs.push(Run::Zero { length: (content.len() - used) as u64 });
         }
@@ -189,13 +199,55 @@ async fn seal(
             content: Content::Runs(runs),
             blobs: vec![],
         };
-        let blobs: Vec<SealedBlob> = blobs;
         let object = format::seal(keys, &name, header, &blobs).map_err(repository::Error::from)?;
+        drop(blobs);
         // What is acknowledged is gone from the server: it must open again.
-        repository::wal::open(&repository, &name, &object)?;
+        repository::wal::verify(&repository, &name, &object)?;
         Ok::<_, repository::Error>(Bytes::from(object))
     });
     Ok(sealed.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+}
+
+/// Makes blobs of the chunks of one file, each chunk once.
+struct Blobs<'k> {
+    keys: &'k KeyRing,
+    encoder: Encoder,
+    pending: Vec<u8>,
+    spans: Vec<ChunkSpan>,
+    done: Vec<SealedBlob>,
+}
+
+impl Blobs<'_> {
+    /// Adds a chunk, and says what refers to it.
+    fn add(&mut self, chunk: &[u8]) -> repository::Result<Run> {
+        let id = self.keys.naming().chunk_id_of(ChunkKind::Wal, chunk);
+        let length = u32::try_from(chunk.len()).expect("a chunk is not over 1 MiB");
+        let done = self.done.iter().flat_map(|blob| &blob.header.chunks);
+        if !done.chain(&self.spans).any(|span| span.id == id) {
+            self.spans.push(ChunkSpan { id, length });
+            self.pending.extend_from_slice(chunk);
+            if self.pending.len() >= BLOB {
+                self.flush()?;
+            }
+        }
+        Ok(Run::Chunk { id, offset: 0, length })
+    }
+
+    fn flush(&mut self) -> repository::Result<()> {
+        if !self.spans.is_empty() {
+            let chunks = std::mem::take(&mut self.spans);
+            let header = BlobHeader { kind: ChunkKind::Wal, chunks };
+            let body = self.encoder.encode(&self.pending)?;
+            self.done.push(blob::seal(self.keys, header, &body)?);
+            self.pending.clear();
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> repository::Result<Vec<SealedBlob>> {
+        self.flush()?;
+        Ok(self.done)
+    }
 }
 
 /// The length of the content without its tail of zeros, in whole leaves.

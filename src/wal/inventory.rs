@@ -16,6 +16,7 @@ use crate::repository::{self, Repository, snapshots};
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     files: BTreeMap<WalName, Vec<StoredWal>>,
+    histories: BTreeMap<TimelineId, TimelineHistory>,
 }
 
 /// Segments that follow each other and are not in the archive.
@@ -50,7 +51,36 @@ impl Inventory {
                 files.entry(name).or_default().push(stored);
             }
         }
-        Ok(Inventory { files })
+        let mut inventory = Inventory { files, histories: BTreeMap::new() };
+        for timeline in inventory.timelines() {
+            let name = WalName::History(timeline);
+            // The first timeline has none; one that cannot be read is asked for again where it is needed.
+            let history = match inventory.files.get(&name).map(Vec::as_slice) {
+                None if timeline.0 == 1 => Some(TimelineHistory::root(timeline)),
+                Some([_]) => inventory.history(repository, timeline).await.ok(),
+                _ => None,
+            };
+            inventory.histories.extend(history.map(|history| (timeline, history)));
+        }
+        Ok(inventory)
+    }
+
+    /// The histories of all timelines that have a readable one.
+    pub fn histories(&self) -> &BTreeMap<TimelineId, TimelineHistory> {
+        &self.histories
+    }
+
+    /// Whether a segment that ends before `to` is there: itself, or under a timeline that left its own later,
+    /// whose copy begins with it. A primary that died did not archive its last segment, its standby did.
+    fn covers(&self, segment: SegmentName, to: Lsn, size: SegmentSize) -> bool {
+        let Ok(number) = segment.number(size) else { return false };
+        self.has(segment)
+            || self.histories.iter().any(|(timeline, history)| {
+                let under = SegmentName::new(*timeline, number, size);
+                *timeline > segment.timeline
+                    && history.contains(segment.timeline, to)
+                    && self.has(under)
+            })
     }
 
     /// The object that holds a file.
@@ -119,7 +149,7 @@ impl Inventory {
         let mut gaps: Vec<Gap> = vec![];
         let mut follows = false;
         for segment in segments_between(timeline, from, to, size) {
-            let missing = !self.has(segment);
+            let missing = !self.covers(segment, to, size);
             match gaps.last_mut() {
                 Some(gap) if missing && follows => {
                     gap.last = segment;

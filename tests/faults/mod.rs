@@ -3,6 +3,7 @@
 mod commands;
 mod damage;
 mod golden_copy;
+mod mending;
 mod pruning;
 mod recovery;
 mod signals;

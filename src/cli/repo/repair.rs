@@ -28,6 +28,13 @@ enum What {
     /// Damaged parts of the index are replaced, and stay where they are.
     #[command(after_help = INDEX_EXAMPLES)]
     Index,
+    /// Save what is intact in damaged packs
+    ///
+    /// Reads all packs, and copies what is intact in a damaged one into a new pack. What is lost then counts as
+    /// missing: the next backup stores it again, if the server still has it, which may bring older backups back,
+    /// too. The damaged packs are removed by 'barman repo prune'.
+    #[command(after_help = PACKS_EXAMPLES)]
+    Packs,
     /// Put lost or damaged snapshots back from the copies in the packs
     ///
     /// A snapshot is what makes a backup of its chunks; each is kept twice. Backups that were deleted or
@@ -48,6 +55,10 @@ const INDEX_EXAMPLES: &str = "EXAMPLES:
   barman repo repair index
   barman -f json repo repair index";
 
+const PACKS_EXAMPLES: &str = "EXAMPLES:
+  barman repo check --read-data
+  barman repo repair packs";
+
 const SNAPSHOTS_EXAMPLES: &str = "EXAMPLES:
   barman repo repair snapshots --dry-run
   barman repo repair snapshots";
@@ -59,6 +70,7 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
     let repository = open::repository(settings, Access::Write, |text| output.warning(text)).await?;
     match args.what {
         What::Index => index(&repository, session).await,
+        What::Packs => packs(&repository, session).await,
         What::Snapshots { dry_run } => put_snapshots_back(&repository, dry_run, session).await,
     }
 }
@@ -82,6 +94,27 @@ async fn index(repository: &Arc<Repository>, session: &Session) -> Result<()> {
             "packs_unreadable": unreadable,
         }),
     );
+    Ok(())
+}
+
+async fn packs(repository: &Arc<Repository>, session: &Session) -> Result<()> {
+    let output = &session.output;
+    let bar = session.progress("repairing");
+    let repaired = repair::repair_packs(repository, &bar.observer()).await;
+    bar.finish();
+    let repair::RepairedPacks { damaged, saved } = repaired?;
+    output.print(match damaged.len() {
+        0 => "No pack is damaged; nothing was changed".to_owned(),
+        count => format!("Damaged packs: {count}; intact blobs in them that were saved: {saved}"),
+    });
+    if !damaged.is_empty() {
+        output.info(
+            "Run a backup of each server now: it stores again what was lost and is still there",
+        );
+        output.info("See what is still missing, and in which backups: barman repo check");
+    }
+    let damaged: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+    output.result("repair", json!({ "damaged_packs": damaged, "blobs_saved": saved }));
     Ok(())
 }
 

@@ -61,7 +61,7 @@ impl KeyFile {
                 false
             }
             // A place that cannot even be listed may still have taken the slot, unless it is not there.
-            Err(_) => storage.list("").await.is_ok(),
+            Err(_) => !storage.list("").await.is_err_and(|error| error.is_no_place()),
         };
         if !used && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(

@@ -31,8 +31,9 @@ fn parse_pairs(text: &str) -> Result<Pairs, ConnInfoError> {
         }
         skip_space(&mut chars);
         if chars.next_if_eq(&'=').is_none() {
-            // The text around may hold a password: it is not repeated.
-            return Err(ConnInfoError::Syntax(format!("\"=\" is missing after {keyword:?}")));
+            // The word, and the text around it, may be of a password: they are not repeated.
+            let number = pairs.len() + 1;
+            return Err(ConnInfoError::Syntax(format!("keyword {number} has no \"=\" after it")));
         }
         skip_space(&mut chars);
         let value = parse_value(&mut chars)
@@ -71,12 +72,13 @@ fn parse_value(chars: &mut Peekable<Chars<'_>>) -> Option<Zeroizing<String>> {
 /// `[user[:password]@][host[:port],…][/dbname][?keyword=value&…]`.
 fn parse_uri(rest: &str) -> Result<Pairs, ConnInfoError> {
     let mut pairs = Vec::new();
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, dbname) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, hosts) = match authority.rsplit_once('@') {
-        Some((user, hosts)) => (Some(user), hosts),
-        None => (None, authority),
+    // As libpq has it: what is before the first '@' is user and password, if no '/' comes before that.
+    let (user, rest) = match rest.find(['@', '/']) {
+        Some(at) if rest[at..].starts_with('@') => (Some(&rest[..at]), &rest[at + 1..]),
+        _ => (None, rest),
     };
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (hosts, dbname) = rest.split_once('/').unwrap_or((rest, ""));
     if let Some(user) = user {
         let (user, password) = user.split_once(':').unwrap_or((user, ""));
         pairs.push(("user".to_owned(), decode(user)?));

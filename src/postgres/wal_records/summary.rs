@@ -31,6 +31,8 @@ pub struct RestorePoint {
 pub struct WalSummary {
     /// The commit with the latest time. Times need not rise along the WAL.
     pub latest_commit: Option<CommitAt>,
+    /// The latest time at which a transaction ended, in whatever way: recovery to a time looks at all of them.
+    pub latest_end: Option<Timestamp>,
     /// All restore points, in the order of the WAL.
     pub restore_points: Vec<RestorePoint>,
     /// The commit or rollback of the transaction asked for.
@@ -55,13 +57,17 @@ impl WalSummary {
         let end = record.end;
         match record.kind {
             RecordKind::Commit { xid, time, .. } => {
+                self.latest_end = self.latest_end.max(Some(time));
                 let commit = CommitAt { xid, time, end };
                 if self.latest_commit.is_none_or(|latest| latest.time <= time) {
                     self.latest_commit = Some(commit);
                 }
                 self.ended(commit, true);
             }
-            RecordKind::Abort { xid, time, .. } => self.ended(CommitAt { xid, time, end }, false),
+            RecordKind::Abort { xid, time, .. } => {
+                self.latest_end = self.latest_end.max(Some(time));
+                self.ended(CommitAt { xid, time, end }, false);
+            }
             RecordKind::RestorePoint { ref name, time } => {
                 self.restore_points.push(RestorePoint { name: name.clone(), time, end });
             }

@@ -4,7 +4,7 @@ mod live;
 mod rows;
 mod table;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures::{StreamExt, stream};
 use repo_format::DecodeError;
@@ -57,7 +57,7 @@ impl Index {
     /// it knows, [`Index::rebuild`] finds.
     ///
     /// # Errors
-    /// If the store fails.
+    /// If the store fails, or a run has a format that only a newer program can read.
     pub async fn load(repository: &Repository) -> Result<Self> {
         let ids = list(repository.storage().as_ref()).await?;
         let mut builder = TableBuilder::new(&host::scratch_directory());
@@ -73,6 +73,9 @@ impl Index {
                     packs_of_runs.push((id, packs));
                 }
                 Ok(None) => {}
+                Err(error @ Error::Damaged { error: DecodeError::Version { .. }, .. }) => {
+                    return Err(error);
+                }
                 Err(Error::Damaged { object, error }) => damaged.push((object, error)),
                 Err(error) => return Err(error),
             }
@@ -117,7 +120,10 @@ impl Index {
         while let Some((id, size, entries)) = packs.next().await {
             match entries {
                 Ok(entries) => builder.entries(id, size, &entries).map_err(Error::Scratch)?,
-                Err(error) => tracing::warn!("{} cannot be read: {error}", ObjectName::Pack(id)),
+                Err(error) if error.is_damage() => {
+                    tracing::warn!("{} cannot be read: {error}", ObjectName::Pack(id));
+                }
+                Err(error) => return Err(error),
             }
         }
         Index::of(builder)
@@ -151,6 +157,12 @@ impl Index {
         &self.runs
     }
 
+    /// The runs that others replace, or must, because they name `doomed` packs.
+    pub fn runs_with(&self, doomed: &HashSet<PackId>) -> BTreeSet<IndexId> {
+        let goes = |run: &&Run| run.is_superseded || run.packs.iter().any(|p| doomed.contains(p));
+        self.runs.iter().filter(goes).map(|run| run.id).collect()
+    }
+
     /// How many chunks the index has, with those that are in several places counted for each.
     pub fn len(&self) -> u64 {
         self.table.len()
@@ -178,11 +190,13 @@ impl Index {
         self.table.bases(location).map_err(Error::Scratch)
     }
 
-    /// Everywhere a chunk is stored plain, so that it can be the base of a delta: depth is one, for ever.
-    pub fn find_base(&self, short: &ShortId) -> Result<Vec<ChunkLocation>> {
+    /// Everywhere a chunk is stored plain, so that it can be the base of a delta of `kind`: depth is one, for
+    /// ever.
+    pub fn find_base(&self, short: &ShortId, kind: ChunkKind) -> Result<Vec<ChunkLocation>> {
         let mut found = self.table.find(short).map_err(Error::Scratch)?;
         found.retain(|location| {
-            location.blob.encoding != Encoding::Delta && location.blob.kind == ChunkKind::Data
+            location.blob.encoding != Encoding::Delta
+                && Some(location.blob.kind) == kind.base_kind()
         });
         Ok(found)
     }

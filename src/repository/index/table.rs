@@ -1,6 +1,5 @@
 //! The rows of many index runs and packs, searched together.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
@@ -22,13 +21,12 @@ const BLOB: usize = 36;
 #[derive(Debug)]
 pub struct TableBuilder {
     packs: Vec<Pack>,
-    pack_numbers: HashMap<PackId, u32>,
     blobs: NumberedRows<BLOB>,
     bases: NumberedRows<SHORT_ID>,
     chunks: RowSorter<CHUNK>,
 }
 
-/// A pack of a table.
+/// A pack, as far as one run names its blobs: another run may name others of the same pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pack {
     /// Its name.
@@ -44,26 +42,25 @@ impl TableBuilder {
     pub fn new(directory: &Path) -> Self {
         TableBuilder {
             packs: vec![],
-            pack_numbers: HashMap::new(),
             blobs: NumberedRows::new(directory),
             bases: NumberedRows::new(directory),
             chunks: RowSorter::new(directory),
         }
     }
 
-    /// Adds the packs of a run that were not added before. Returns the numbers of all of its packs.
+    /// Adds the packs of a run. Returns their numbers.
     pub fn run(&mut self, run: &IndexRun) -> io::Result<Vec<u32>> {
-        let packs: Vec<(u32, bool)> =
+        let packs: Vec<u32> =
             run.packs().map(|(id, length)| self.pack(id, length)).collect::<io::Result<_>>()?;
         let ids: Vec<PackId> = run.packs().map(|(id, _)| id).collect();
-        // The number here of each blob of the run, if its pack is new.
+        // The number here of each blob of the run.
         let mut blobs: Vec<Option<u32>> = Vec::with_capacity(run.blob_count() as usize);
         for number in 0..run.blob_count() {
             let Some(blob) = run.blob(number) else { continue };
             let pack = ids.binary_search(&blob.pack).ok().and_then(|at| packs.get(at));
             blobs.push(match pack {
-                Some((pack, true)) => Some(self.blob(*pack, &blob, run.bases(number))?),
-                _ => None,
+                Some(pack) => Some(self.blob(*pack, &blob, run.bases(number))?),
+                None => None,
             });
         }
         for (short, at) in run.chunks() {
@@ -71,15 +68,12 @@ impl TableBuilder {
                 self.chunk(&short, *blob, at.offset, at.length)?;
             }
         }
-        Ok(packs.into_iter().map(|(number, _)| number).collect())
+        Ok(packs)
     }
 
     /// Adds a pack by the entries of its footer.
     pub fn entries(&mut self, id: PackId, length: u64, entries: &[PackEntry]) -> io::Result<()> {
-        let (pack, is_new) = self.pack(id, length)?;
-        if !is_new {
-            return Ok(());
-        }
+        let pack = self.pack(id, length)?;
         for entry in entries {
             let blob = BlobLocation {
                 pack: id,
@@ -111,15 +105,11 @@ impl TableBuilder {
         })
     }
 
-    /// The number of a pack, and whether it is new.
-    fn pack(&mut self, id: PackId, length: u64) -> io::Result<(u32, bool)> {
-        if let Some(number) = self.pack_numbers.get(&id) {
-            return Ok((*number, false));
-        }
+    /// Adds a pack; its number.
+    fn pack(&mut self, id: PackId, length: u64) -> io::Result<u32> {
         let number = u32::try_from(self.packs.len()).map_err(io::Error::other)?;
         self.packs.push(Pack { id, length, counts: true });
-        self.pack_numbers.insert(id, number);
-        Ok((number, true))
+        Ok(number)
     }
 
     fn blob(&mut self, pack: u32, blob: &BlobLocation, bases: &[ShortId]) -> io::Result<u32> {
