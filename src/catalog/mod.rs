@@ -4,6 +4,7 @@ pub mod deletion;
 pub mod expiry;
 pub mod resolve;
 pub mod retention;
+pub mod servers;
 pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};

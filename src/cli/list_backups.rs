@@ -38,8 +38,8 @@ const EXAMPLES: &str = "EXAMPLES:
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let output = &session.output;
     let mut repositories = Repositories::new(output);
-    for server in session.servers(&args.server_name) {
-        match list(server, &mut repositories, args.minimal, output).await {
+    for server in session.servers_or_known(&args.server_name, &mut repositories).await? {
+        match list(&server, &mut repositories, args.minimal, output).await {
             Ok(shown) => output.result(&server.name, shown),
             Err(error) => output.failure(&error.context(format!("server {}", server.name))),
         }

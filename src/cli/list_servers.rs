@@ -3,9 +3,12 @@
 use serde_json::{Value, json};
 
 use super::Session;
+use super::open::Repositories;
 use crate::error::Result;
 
 /// List the configured servers.
+///
+/// Without any configuration file, it lists those that the repository knows (BARMAN_REPOSITORY, or --repository).
 ///
 /// One line a server, with its description. A server that is disabled (by 'disabled', or because of a
 /// value that cannot be understood) or not active says so.
@@ -24,8 +27,10 @@ const EXAMPLES: &str = "EXAMPLES:
 
 /// Lists them.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
-    let Session { config, output, .. } = session;
-    for (name, server) in &config.servers {
+    let Session { config, output, .. } = &*session;
+    let known = session.known_servers(&mut Repositories::new(output)).await?;
+    let known = known.iter().flatten().map(|server| (&server.name, server));
+    for (name, server) in config.servers.iter().chain(known) {
         let description = server.description.clone().unwrap_or_default();
         if args.minimal {
             output.print(name);

@@ -94,6 +94,12 @@ struct GlobalArgs {
     /// Read this configuration file
     #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
+    /// Use the repository at this place, a directory or URL, whatever the configuration says
+    #[arg(long, value_name = "URL", global = true)]
+    repository: Option<OsString>,
+    /// Open it with this key file
+    #[arg(long, value_name = "FILE", global = true)]
+    repository_key_file: Option<PathBuf>,
     /// Say nothing but warnings and errors
     #[arg(short, long, global = true)]
     quiet: bool,
@@ -342,7 +348,22 @@ impl GlobalArgs {
     }
 
     fn load(&self) -> Result<Config> {
-        Ok(Config::load(self.config.as_deref(), Environment::of_process()?)?)
+        Ok(Config::load(self.config.as_deref(), self.environment()?)?)
+    }
+
+    /// The environment, with what the command line says in its place.
+    fn environment(&self) -> Result<Environment> {
+        let key = self.repository_key_file.as_ref();
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Ok(Environment::from(|name| match name {
+            "BARMAN_REPOSITORY" if self.repository.is_some() => self.repository.clone(),
+            "BARMAN_REPOSITORY_KEY_FILE" if key.is_some() => {
+                key.map(|path| absolute(path).into_os_string())
+            }
+            // There is one source of the key, and it is that one.
+            name if key.is_some() && name.starts_with("BARMAN_REPOSITORY_") => None,
+            name => std::env::var_os(name),
+        })?)
     }
 
     fn start_logging(&self, output: &Output, config: Option<&Config>) {

@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 
 use super::names;
+use super::open::Repositories;
 use super::output::Output;
 use super::progress::Bar;
+use crate::catalog::servers;
 use crate::config::{Config, RepositorySettings, Server};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
+use crate::repository::Access;
 
 /// One run of the program.
 pub struct Session {
@@ -32,6 +35,52 @@ impl Session {
             return Ok(Cow::Owned(self.config.bare_server(name)));
         }
         self.server(name).map(Cow::Borrowed)
+    }
+
+    /// The server called `name`; without any configuration file, the one that the repository knows.
+    pub async fn server_or_known(
+        &self,
+        name: &str,
+        repositories: &mut Repositories<'_>,
+    ) -> Result<Cow<'_, Server>> {
+        match self.known_servers(repositories).await? {
+            None => self.server(name).map(Cow::Borrowed),
+            Some(mut known) => match known.iter().position(|server| server.name == name) {
+                Some(at) => Ok(Cow::Owned(known.swap_remove(at))),
+                None => Err(unknown_to_repository(name, &known)),
+            },
+        }
+    }
+
+    /// As [`Self::servers`]; without any configuration file, those that the repository knows.
+    pub async fn servers_or_known(
+        &self,
+        names: &[String],
+        repositories: &mut Repositories<'_>,
+    ) -> Result<Vec<Cow<'_, Server>>> {
+        let Some(known) = self.known_servers(repositories).await? else {
+            return Ok(self.servers(names).into_iter().map(Cow::Borrowed).collect());
+        };
+        for name in names.iter().filter(|name| *name != "all") {
+            if known.iter().all(|server| server.name != *name) {
+                self.output.failure(&unknown_to_repository(name, &known));
+            }
+        }
+        let is_meant = |server: &Server| names.iter().any(|n| *n == server.name || n == "all");
+        Ok(known.into_iter().filter(is_meant).map(Cow::Owned).collect())
+    }
+
+    /// Without any configuration file, the servers that the repository knows: enough to restore them.
+    pub async fn known_servers(
+        &self,
+        repositories: &mut Repositories<'_>,
+    ) -> Result<Option<Vec<Server>>> {
+        if self.config.path.is_some() {
+            return Ok(None);
+        }
+        let repository = repositories.at(&self.config.global.repository, Access::Read).await?;
+        let names = servers::known(&repository).await?;
+        Ok(Some(names.iter().map(|name| self.config.bare_server(name)).collect()))
     }
 
     /// The servers that `names` (or `all`) mean. Unknown names are reported here; the others stay.
@@ -62,5 +111,14 @@ impl Session {
     /// A bar on the terminal, if anybody sees it.
     pub fn progress(&self, phase: &str) -> Bar {
         self.output.terminal().progress(phase)
+    }
+}
+
+fn unknown_to_repository(name: &str, known: &[Server]) -> Error {
+    let error = Error::new(Kind::NotFound, format!("the repository has no server '{name}'"));
+    let known: Vec<&str> = known.iter().map(|server| server.name.as_str()).collect();
+    match known.as_slice() {
+        [] => error.hint("it has none at all"),
+        known => error.hint(format!("it has: {}", known.join(", "))),
     }
 }

@@ -36,11 +36,12 @@ const EXAMPLES: &str = "EXAMPLES:
 /// Runs the command.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let output = &session.output;
-    let server = session.server(&args.server_name)?;
-    let repository = Repositories::new(output).of(server, Access::Read).await?;
+    let mut repositories = Repositories::new(output);
+    let server = session.server_or_known(&args.server_name, &mut repositories).await?;
+    let repository = repositories.of(&server, Access::Read).await?;
     let catalog = Catalog::load(&repository, &server.name).await?;
     let backup = catalog.find(&args.backup_id)?;
-    let shown = describe(server, &catalog, backup);
+    let shown = describe(&server, &catalog, backup);
     print(&server.name, &shown, output);
     output.result(&server.name, shown);
     Ok(())

@@ -189,6 +189,12 @@ impl Config {
         Server::read(name, None, self.document.sections.get(GLOBAL), &self.environment)
     }
 
+    /// Whether another process finds the repository and its key by the configuration file alone.
+    pub fn is_enough(&self) -> bool {
+        let Environment { repository, key, .. } = &self.environment;
+        self.path.is_some() && repository.is_none() && key.is_none()
+    }
+
     fn from_document(document: Document, environment: Environment) -> Result<Config, ConfigError> {
         let section = document.sections.get(GLOBAL);
         let mut config = Config {

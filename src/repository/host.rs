@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 
-/// Where large temporary files go: `TMPDIR`, or `/var/tmp`, which is on a disk where `/tmp` may not be.
+/// Where large temporary files go: `TMPDIR`, or `/var/tmp`, which is on a disk where `/tmp` may not be. A
+/// host that has neither, as one that is just being rescued, has the current directory.
 pub fn scratch_directory() -> PathBuf {
-    let usual = PathBuf::from("/var/tmp");
-    if std::env::var_os("TMPDIR").is_none() && usual.is_dir() {
-        usual
-    } else {
-        std::env::temp_dir()
+    if let Some(chosen) = std::env::var_os("TMPDIR").filter(|directory| !directory.is_empty()) {
+        return chosen.into();
     }
+    let mut usual = ["/var/tmp", "/tmp", "."].into_iter().map(PathBuf::from);
+    usual.find(|directory| directory.is_dir()).unwrap_or_else(std::env::temp_dir)
 }
 
 /// The name of this host.

@@ -1,0 +1,20 @@
+//! The servers that a repository knows, whatever a configuration says.
+
+use std::collections::BTreeSet;
+
+use repo_format::names::ObjectName;
+
+use crate::error::Result;
+use crate::repository::{Repository, snapshots};
+
+/// The names of the servers of which there are backups or WAL.
+pub async fn known(repository: &Repository) -> Result<BTreeSet<String>> {
+    let backups = snapshots::names(repository, None).await?;
+    let mut servers: BTreeSet<String> = backups.into_iter().map(|name| name.server).collect();
+    let wal = repository.storage().list("wal/").await?;
+    servers.extend(wal.iter().filter_map(|object| match ObjectName::parse(&object.name)? {
+        ObjectName::Wal(name) => Some(name.server),
+        _ => None,
+    }));
+    Ok(servers)
+}
