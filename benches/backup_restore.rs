@@ -22,7 +22,6 @@ use barman::interrupt::Interrupt;
 use barman::progress::{Progress, Unobserved};
 use barman::repository::Repository;
 use barman::repository::slots::NewSlot;
-use barman::restore::settings::WalSource;
 use barman::wal::arrival::Arrival;
 use repo_format::keys::Secret;
 use repo_format::slot::Credential;
@@ -137,13 +136,8 @@ async fn restore(repository: &Arc<Repository>, directory: &Path) -> Duration {
     let catalog = barman::catalog::Catalog::load(repository, "bench").await.unwrap();
     let snapshot = catalog.find("latest").unwrap().usable().unwrap().clone();
     let request = barman::restore::Request {
-        destination: directory.join("ours"),
-        tablespaces: vec![],
-        target: Default::default(),
-        standby: false,
-        wal: WalSource::Copied,
-        settings_file: "postgresql.auto.conf".into(),
         threads: 2,
+        ..barman::restore::Request::to(directory.join("ours"))
     };
     let begun = Instant::now();
     barman::restore::restore(repository, &snapshot, &request, &unobserved()).await.unwrap();

@@ -1,6 +1,6 @@
 //! What PostgreSQL writes, and what users say of it: no input may panic. The first byte picks the
 //! parser: pg_control, backup_manifest, backup_label, backup history, tablespace_map, timeline history,
-//! WAL segment, WAL records, WAL file name, connection string.
+//! WAL segment, WAL records, WAL file name, connection string, configuration file.
 
 #![no_main]
 
@@ -8,6 +8,7 @@ use barman::postgres::backup_label::{
     BackupHistory, BackupLabel, format_tablespace_map, parse_tablespace_map,
 };
 use barman::postgres::backup_manifest::BackupManifest;
+use barman::postgres::configuration_file;
 use barman::postgres::conninfo::ConnInfo;
 use barman::postgres::control_file::ControlFile;
 use barman::postgres::lsn::TimelineId;
@@ -19,7 +20,7 @@ use barman_fuzz::pick;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let Some((parser, bytes)) = pick(data, 10) else { return };
+    let Some((parser, bytes)) = pick(data, 11) else { return };
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let name: SegmentName = "000000010000000000000009".parse().expect("a segment's name");
     match parser {
@@ -46,6 +47,12 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(parsed.to_string(), text);
             }
         }
-        _ => drop(ConnInfo::parse(text)),
+        9 => drop(ConnInfo::parse(text)),
+        _ => {
+            let all = configuration_file::parse(bytes);
+            let (without, found) = configuration_file::comment_out(bytes, |_| true);
+            assert_eq!(found, all);
+            assert_eq!(configuration_file::parse(&without), []);
+        }
     }
 });

@@ -214,7 +214,7 @@ pub async fn run(invocation: Invocation) -> ExitCode {
             report_doubts(&config, &output, &command);
             let interrupt = listen(&command, &output);
             let mut session = Session { config, output, interrupt: interrupt.clone() };
-            let ends_itself = matches!(command, Command::Backup(_));
+            let ends_itself = matches!(command, Command::Backup(_) | Command::Restore(_));
             let run = AssertUnwindSafe(dispatch(command, &mut session)).catch_unwind();
             let run = Box::pin(async { run.await.unwrap_or_else(|_| Err(bug())) });
             let result = if ends_itself { run.await } else { interrupt.unless(run).await };

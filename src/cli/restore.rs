@@ -1,20 +1,27 @@
 //! `barman restore`.
 
+mod report;
+
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::json;
+use repo_format::snapshot::Snapshot;
 
-use super::{Session, human, open};
+use super::Session;
+use super::open::Repositories;
 use crate::catalog::Catalog;
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::TimelineId;
-use crate::repository::Access;
+use crate::progress::Progress;
+use crate::repository::{Access, Repository};
+use crate::restore::hold::Hold;
 use crate::restore::settings::WalSource;
 use crate::restore::target::{self, Action, Moment, TargetTimeline};
-use crate::restore::{self, Request, Restored};
+use crate::restore::{self, Prepared, Request};
+use report::Done;
 
 /// Restore a backup, to its end or to a chosen moment.
 ///
@@ -22,6 +29,14 @@ use crate::restore::{self, Request, Restored};
 /// to the end of the WAL, or to one target (time, LSN, transaction, restore point, or as soon as
 /// consistent). BACKUP_ID may be 'auto': then the best backup for the target is taken. Start PostgreSQL on
 /// the directory afterwards; it replays the WAL itself.
+///
+/// Everything is checked before anything is written: space, owner, what is at the destination, the version
+/// of PostgreSQL here, and whether the archive reaches the target; --dry-run stops after that.
+///
+/// Settings of earlier recoveries, of replication and of archiving are commented out wherever PostgreSQL
+/// would read them within the data directory, and the files as they were are kept as NAME.origin. What
+/// may be set elsewhere is overridden in postgresql.auto.conf. A restored server neither archives nor
+/// follows another one until it is told to.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -46,9 +61,32 @@ pub struct Args {
     /// Put the tablespace NAME at LOCATION; may be given for each
     #[arg(long, value_name = "NAME:LOCATION", value_parser = str::parse::<Tablespace>)]
     pub tablespace: Vec<Tablespace>,
+    /// Make pg_wal a link to this directory
+    #[arg(long, value_name = "DIRECTORY", value_parser = absolute)]
+    pub waldir: Option<PathBuf>,
+    /// Give everything to this user, by name or number. Only root has the choice, and then it is the owner of the
+    /// destination or 'postgres' unless given
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
     /// Start as a standby that goes on following the archive
-    #[arg(long)]
+    ///
+    /// It keeps primary_conninfo, synchronous_standby_names and recovery_min_apply_delay as they were, so that it
+    /// streams from where the server that was backed up did; but not primary_slot_name, since a slot is of one
+    /// standby only.
+    #[arg(long, conflicts_with_all = ["Target", "target_action"])]
     pub standby_mode: bool,
+    /// Leave archive_command and archive_library as they were
+    ///
+    /// Only for a server that takes the place of the one that was backed up: two that write into one archive
+    /// spoil it.
+    #[arg(long)]
+    pub keep_archiving: bool,
+    /// Check and plan everything, say what would be done, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Restore although PostgreSQL of the backup's version is not installed here, but another one
+    #[arg(long)]
+    pub any_version: bool,
     /// Let PostgreSQL fetch WAL from the repository while it recovers. Overrides recovery_options
     #[arg(long, overrides_with = "no_get_wal")]
     pub get_wal: bool,
@@ -139,6 +177,11 @@ fn inside(name: &str) -> Result<String, &'static str> {
     }
 }
 
+/// A path that means the same wherever it is read.
+fn absolute(path: &str) -> Result<PathBuf, &'static str> {
+    if path.starts_with('/') { Ok(path.into()) } else { Err("expected an absolute path") }
+}
+
 /// Options of Barman's that are refused.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = super::not_yet::HEADING)]
@@ -218,23 +261,27 @@ pub struct Missing {
 const EXAMPLES: &str = "EXAMPLES:
   barman restore main latest /srv/pg
   barman restore main auto /srv/pg --target-time '2026-01-01 12:00:00+01' --target-action promote
-  barman restore main latest /srv/pg --tablespace fast:/nvme/fast --get-wal";
+  barman restore main latest /srv/pg --tablespace fast:/nvme/fast --get-wal
+  barman restore main latest /srv/pg --dry-run";
 
 /// Runs the command.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
-    let server = session.server(&args.server_name)?.clone();
     let begun = Timestamp::now();
     let target = args.target()?;
-    let warn = |text: String| session.output.warning(text);
-    let repository = open::repository(&server.repository, Access::Read, warn).await?;
-    let catalog = Catalog::load(&repository, &server.name).await?;
+    let interrupt = &session.interrupt;
+    let mut repositories = Repositories::new(&session.output);
+    let server = session.server_or_known(&args.server_name, &mut repositories);
+    let server = interrupt.unless(server).await?.into_owned();
+    let repository = interrupt.unless(repositories.of(&server, Access::Read)).await?;
+    let catalog = interrupt.unless(Catalog::load(&repository, &server.name)).await?;
     let backup = match args.backup_id.as_str() {
         "auto" => catalog.find_for(&target.reach()?)?,
         id => catalog.find(id)?,
     };
     let snapshot = backup.usable()?;
     session.output.info(format!(
-        "Restoring backup {} of server {} to {}",
+        "{} backup {} of server {} to {}",
+        if args.dry_run { "Planning a restore of" } else { "Restoring" },
         backup.id,
         server.name,
         args.destination_directory.display()
@@ -245,17 +292,54 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let request = Request {
         destination: args.destination_directory.clone(),
         tablespaces: args.tablespace.iter().cloned().map(|t| (t.name, t.location)).collect(),
+        wal_directory: args.waldir.clone(),
+        owner: args.owner.clone(),
         target,
         standby: args.standby_mode,
+        keep_archiving: args.keep_archiving,
         wal: args.wal_source(&server, session)?,
         settings_file: args.recovery_conf_filename.clone(),
+        any_version: args.any_version,
         threads: server.workers(args.jobs),
     };
-    let bar = session.progress("restoring");
-    let restored = restore::restore(&repository, snapshot, &request, &bar.observer()).await;
+    let bar = session.progress("looking");
+    let progress = bar.observer();
+    let ended = if args.dry_run {
+        interrupt.unless(Box::pin(plan(&repository, snapshot, &request, &progress))).await
+    } else {
+        let hold = Hold::begin(&repository, snapshot).await;
+        let work = Box::pin(restore(&repository, snapshot, &request, &progress));
+        let ended = interrupt.unless(work).await;
+        hold.end().await;
+        ended
+    };
     bar.finish();
-    report(session, &args, &restored?, begun);
+    let (prepared, done) = ended?;
+    let access = (!session.config.is_enough()).then_some(&server.repository);
+    report::report(&session.output, &prepared, &done, access, begun);
     Ok(())
+}
+
+async fn plan(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    request: &Request,
+    progress: &Progress,
+) -> Result<(Prepared, Done)> {
+    let prepared = Prepared::new(repository, snapshot, request, progress).await?;
+    let packs = prepared.packs().await?.len();
+    Ok((prepared, Done::Planned { packs }))
+}
+
+async fn restore(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    request: &Request,
+    progress: &Progress,
+) -> Result<(Prepared, Done)> {
+    let prepared = Prepared::new(repository, snapshot, request, progress).await?;
+    let restored = prepared.write(progress).await?;
+    Ok((prepared, Done::Restored(restored)))
 }
 
 impl Args {
@@ -304,7 +388,13 @@ impl Args {
         if !get_wal {
             return Ok(WalSource::Copied);
         }
+        // A host that is being rescued may have no /proc to ask; then it is how this program was called.
+        let called = || {
+            let name = std::env::args_os().next().map_or_else(|| "barman".into(), PathBuf::from);
+            if name.components().count() > 1 { std::path::absolute(&name) } else { Ok(name) }
+        };
         let program = std::env::current_exe()
+            .or_else(|_| called())
             .map_err(|e| Error::new(Kind::Io, "cannot tell where barman is").because(e))?;
         let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
         let mut command = quoted(&program.to_string_lossy());
@@ -317,35 +407,4 @@ impl Args {
         let server = quoted(&server.name).replace('%', "%%");
         Ok(WalSource::Command(format!("{command} wal-restore {server} \"%f\" \"%p\"")))
     }
-}
-
-fn report(session: &Session, args: &Args, restored: &Restored, begun: Timestamp) {
-    let output = &session.output;
-    let elapsed = Timestamp::now().duration_since(begun).unsigned_abs();
-    output.print(format!(
-        "Restored {} files, {}, and {} WAL files in {}",
-        restored.files,
-        human::size(restored.bytes),
-        restored.wal_files,
-        human::duration(elapsed)
-    ));
-    for change in &restored.changes {
-        output.print(format!("  {change}"));
-    }
-    for warning in &restored.warnings {
-        output.warning(warning);
-    }
-    output.print(format!(
-        "Every file is what was backed up. Start PostgreSQL on {}; it recovers by itself.",
-        args.destination_directory.display()
-    ));
-    output.result("changes_count", json!(restored.changes.len()));
-    output.result("changes", json!(restored.changes));
-    output.result("warnings_count", json!(restored.warnings.len()));
-    output.result("warnings", json!(restored.warnings));
-    output.result("missing_files", json!([]));
-    output.result("recovery_start_time", json!(human::time(begun)));
-    output.result("recovery_start_time_timestamp", json!(human::epoch(begun)));
-    output.result("recovery_elapsed_time", json!(human::duration(elapsed)));
-    output.result("recovery_elapsed_time_seconds", json!(elapsed.as_secs_f64()));
 }

@@ -5,6 +5,7 @@
 pub mod backup_label;
 pub mod backup_manifest;
 pub mod base_backup;
+pub mod configuration_file;
 pub mod conninfo;
 pub mod control_file;
 pub mod error;

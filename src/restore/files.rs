@@ -1,6 +1,7 @@
 //! Writes the files of a snapshot, in parallel, and verifies each against its digest from the bytes
 //! that were written.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -23,6 +24,7 @@ use super::owner::Owner;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::repository::reader::{Reader, run_bytes};
+use crate::wal::fetch::write_whole;
 
 /// So many files are synced at once.
 const SYNCERS: usize = 4;
@@ -31,7 +33,7 @@ const SYNCERS: usize = 4;
 const SYNCING_FILES: usize = 64;
 
 /// What is to be written, in the order in which it is.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// Directories and their permission bits, outer ones first.
     pub directories: Vec<(PathBuf, u32)>,
@@ -39,6 +41,17 @@ pub struct Plan {
     pub files: Vec<PlannedFile>,
     /// Symbolic links and where they point.
     pub symlinks: Vec<(PathBuf, PathBuf)>,
+    /// Files of the backup, by name, in whose place others are written.
+    pub replaced: BTreeMap<Vec<u8>, tree::File>,
+}
+
+impl Plan {
+    /// Takes out the files with these names: others will be written in their place.
+    pub fn replace(&mut self, names: &BTreeSet<&[u8]>) {
+        let is_replaced = |planned: &mut PlannedFile| names.contains(planned.name.as_slice());
+        let replaced = self.files.extract_if(.., is_replaced);
+        self.replaced.extend(replaced.map(|planned| (planned.name, planned.file)));
+    }
 }
 
 /// A file that is to be written.
@@ -150,6 +163,25 @@ pub fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Result<()
         owner.map_or(Ok(()), |owner| owner.give(path))
     };
     make().map_err(|e| cannot_write(path, e))
+}
+
+/// Makes a directory above those that are restored. The server must be able to go through it.
+pub fn make_parent(path: &Path, owner: Option<Owner>) -> Result<()> {
+    crate::storage::local::create_directories(path)
+        .and_then(|()| owner.map_or(Ok(()), |owner| owner.give(path)))
+        .map_err(|e| cannot_write(path, e))
+}
+
+/// Writes a small file, durably.
+pub fn put(path: &Path, content: &[u8], mode: Option<u32>, owner: Option<Owner>) -> Result<()> {
+    write_whole(path, content)?;
+    let permit = || -> io::Result<()> {
+        if let Some(mode) = mode {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode | 0o600))?;
+        }
+        owner.map_or(Ok(()), |owner| owner.give(path))
+    };
+    permit().map_err(|e| cannot_write(path, e))
 }
 
 /// Makes the entries of the directories durable.

@@ -1,226 +1,269 @@
-//! Where everything goes: the data directory, and the tablespaces outside it.
+//! Where everything goes: the data directory, and what is outside it; and whether it may go there.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use repo_format::snapshot::Snapshot;
-use repo_format::tree::{DirectoryRef, Node};
 
-use super::files::{self, Plan, PlannedFile, WrittenFile, cannot_write, component};
-use super::owner::Owner;
-use super::{Request, blocking};
+use super::Request;
+use super::files::{cannot_write, component};
+use super::place::{Content, Place};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::control_file::CONTROL_FILE;
-use crate::progress::Progress;
-use crate::repository::reader::Reader;
 
 /// Where everything goes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Layout {
-    destination: PathBuf,
+    /// The data directory, absolute.
+    pub destination: PathBuf,
     /// The directories of tablespaces, by their object ids.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// What `pg_wal` points to, if it is a link.
+    pub wal: Option<PathBuf>,
+    /// All of them, the data directory first.
+    pub parts: Vec<Part>,
+}
+
+/// A directory that a restore fills.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// What it becomes, as a person would call it.
+    pub what: String,
+    /// The place.
+    pub place: Place,
+    /// How to put it elsewhere.
+    pub elsewhere: String,
+    /// The files that it gets.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Part {
+    fn new(what: String, path: &Path, elsewhere: String) -> Result<Part> {
+        let place = Place::look(path).map_err(|error| {
+            Error::new(Kind::Io, format!("cannot look at {}", path.display())).because(error)
+        })?;
+        Ok(Part { what, place, elsewhere, files: 0, bytes: 0 })
+    }
+
+    fn refuse(&self, why: impl std::fmt::Display) -> Error {
+        let path = self.place.path.display();
+        Error::new(Kind::Refused, format!("{path} {why}")).hint(self.elsewhere.clone())
+    }
+
+    /// Counts a file that goes there.
+    pub fn count(&mut self, bytes: u64) {
+        self.files += 1;
+        self.bytes += bytes;
+    }
+
+    /// Refuses what is not empty, what is a server's, and where this process may not write.
+    fn check(&self) -> Result<()> {
+        let Place { content, inside, existing, is_writable, path, .. } = &self.place;
+        match content {
+            Content::Missing | Content::Empty => {}
+            Content::Something => return Err(self.refuse("is not empty")),
+            Content::Other => return Err(self.refuse("is not a directory")),
+            Content::Tablespace => {
+                return Err(self.refuse("is not empty: it is a tablespace of a PostgreSQL server"));
+            }
+            Content::DataDirectory { server: Some(process) } => {
+                return Err(self.refuse(format_args!(
+                    "is not empty: a PostgreSQL server runs on it (process {process})"
+                )));
+            }
+            Content::DataDirectory { server: None } => {
+                return Err(
+                    self.refuse("is not empty: it is the data directory of a PostgreSQL server")
+                );
+            }
+        }
+        if let Some(server) = inside {
+            return Err(
+                self.refuse(format_args!("is inside {}, which is a server's", server.display()))
+            );
+        }
+        if !is_writable {
+            let whose = if existing == path { "it" } else { "what is above it" };
+            return Err(self
+                .refuse(format_args!("cannot be written: {whose} belongs to another user"))
+                .hint(format!(
+                    "run barman as root or as who owns {}; or {}",
+                    existing.display(),
+                    self.elsewhere
+                )));
+        }
+        Ok(())
+    }
 }
 
 impl Layout {
     /// The layout that is asked for.
+    ///
+    /// # Errors
+    /// If anything would be written over, or into what is a server's.
     pub fn new(snapshot: &Snapshot, request: &Request) -> Result<Self> {
         let destination = std::path::absolute(&request.destination)
             .map_err(|e| cannot_write(&request.destination, e))?;
-        let mut wanted: BTreeMap<&str, &Path> = BTreeMap::new();
-        for (name, path) in &request.tablespaces {
-            if !snapshot.tablespaces.iter().any(|space| space.name == *name) {
-                let known: Vec<&str> =
-                    snapshot.tablespaces.iter().map(|space| space.name.as_str()).collect();
-                return Err(Error::new(
-                    Kind::Usage,
-                    format!("backup {} has no tablespace {name:?}", snapshot.backup_id),
-                )
-                .hint(format!("it has: {}", known.join(", "))));
-            }
-            if !path.is_absolute() {
-                return Err(Error::new(
-                    Kind::Usage,
-                    format!("the path of tablespace {name} must be absolute: {}", path.display()),
-                ));
-            }
-            if wanted.insert(name, path).is_some() {
-                return Err(Error::new(Kind::Usage, format!("tablespace {name} is given twice")));
-            }
+        let wanted = wanted_tablespaces(snapshot, request)?;
+        let elsewhere = "use an empty directory, or one that does not exist".to_owned();
+        let mut parts = vec![Part::new("the data directory".to_owned(), &destination, elsewhere)?];
+        let mut tablespaces = BTreeMap::new();
+        for space in &snapshot.tablespaces {
+            let original = || PathBuf::from(component(&space.location));
+            let path = wanted.get(space.name.as_str()).map_or_else(original, |path| path.into());
+            let elsewhere = format!(
+                "put the tablespace elsewhere: --tablespace {}:/a/new/directory",
+                space.name
+            );
+            parts.push(Part::new(format!("tablespace {}", space.name), &path, elsewhere)?);
+            tablespaces.insert(space.oid, path);
         }
-        let tablespaces = snapshot
-            .tablespaces
-            .iter()
-            .map(|space| {
-                let original = PathBuf::from(component(&space.location));
-                (space.oid, wanted.get(space.name.as_str()).map_or(original, |path| path.into()))
-            })
-            .collect();
-        Ok(Layout { destination, tablespaces })
+        if let Some(path) = &request.wal_directory {
+            let elsewhere = "name another directory with --waldir, or leave it out".to_owned();
+            parts.push(Part::new("pg_wal".to_owned(), path, elsewhere)?);
+        }
+        parts.iter().try_for_each(Part::check)?;
+        refuse_overlap(&parts)?;
+        Ok(Layout { destination, tablespaces, wal: request.wal_directory.clone(), parts })
     }
 
-    /// Refuses to write over anything, or where there is no room, before anything is written.
-    pub fn check(&self, snapshot: &Snapshot) -> Result<()> {
-        check_empty(&self.destination, "use an empty directory, or one that does not exist")?;
-        for (oid, path) in &self.tablespaces {
-            let name = snapshot.tablespaces.iter().find(|space| space.oid == *oid);
-            let name = name.map(|space| space.name.as_str()).unwrap_or_default();
-            check_empty(
-                path,
-                &format!("put the tablespace elsewhere: --tablespace {name}:/a/new/directory"),
-            )?;
-            if path.starts_with(&self.destination) {
-                return Err(Error::new(
+    /// The part that a path is in.
+    pub fn part_of(&mut self, path: &Path) -> Option<&mut Part> {
+        self.parts.iter_mut().rev().find(|part| path.starts_with(&part.place.path))
+    }
+
+    /// Refuses where there is no room for what the parts were counted to get.
+    pub fn check_space(&self) -> Result<()> {
+        let mut devices: BTreeMap<u64, Vec<&Part>> = BTreeMap::new();
+        for part in &self.parts {
+            devices.entry(part.place.device).or_default().push(part);
+        }
+        for parts in devices.values() {
+            let Some(Part { place, .. }) = parts.first() else { continue };
+            // Each file and directory takes a block more than its bytes, at most.
+            let bytes: u64 = parts.iter().map(|part| part.bytes + part.files * BLOCK).sum();
+            let files: u64 = parts.iter().map(|part| part.files).sum();
+            let what = parts.iter().map(|part| part.what.as_str()).collect::<Vec<_>>().join(", ");
+            let refuse = |free: String, needs: String| {
+                let existing = place.existing.display();
+                Err(Error::new(
                     Kind::Refused,
-                    format!("tablespace {name} would be inside the data directory"),
+                    format!(
+                        "the file system of {existing} has {free} free, and {what} needs {needs}"
+                    ),
                 )
-                .hint(format!("put it elsewhere: --tablespace {name}:/a/new/directory")));
+                .hint("free some space there, or restore to another file system"))
+            };
+            if place.free_bytes < bytes {
+                let mebibytes = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+                return refuse(format!("{} MiB", place.free_bytes >> 20), mebibytes(bytes));
             }
-        }
-        if self.tablespaces.is_empty() {
-            check_space(&self.destination, snapshot.statistics.bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Writes all files but those that come last, and returns them and all directories.
-    pub async fn write_files(
-        &self,
-        snapshot: &Snapshot,
-        reader: Arc<Reader>,
-        owner: Option<Owner>,
-        threads: usize,
-        progress: &Progress,
-    ) -> Result<(Vec<WrittenFile>, Vec<PathBuf>)> {
-        let mut plan = Plan::default();
-        let mut outside = vec![];
-        for path in std::iter::once(&self.destination).chain(self.tablespaces.values()) {
-            outside.extend(missing_parents(path));
-        }
-        for path in &outside {
-            let make = || -> std::io::Result<()> {
-                crate::storage::local::create_directories(path)?;
-                // The server must be able to go through them.
-                owner.map_or(Ok(()), |owner| owner.give(path))
-            };
-            make().map_err(|e| cannot_write(path, e))?;
-        }
-        let mode = if snapshot.root_mode & 0o050 == 0o050 { 0o750 } else { 0o700 };
-        plan.directories.push((self.destination.clone(), mode));
-        for path in self.tablespaces.values() {
-            plan.directories.push((path.clone(), mode));
-        }
-        let (destination, tablespaces) = (self.destination.clone(), self.tablespaces.clone());
-        let (root, progress) = (snapshot.root.clone(), progress.clone());
-        blocking(move || {
-            let mut planner = Planner { reader: &reader, tablespaces: &tablespaces, plan };
-            planner.directory(&root, &[], &destination)?;
-            let plan = planner.plan;
-            let total = plan.files.iter().map(|file| file.file.size).sum();
-            progress.phase("restoring", Some(total));
-            let written = files::write(&reader, &plan, owner, threads, &progress)?;
-            let mut directories: Vec<PathBuf> =
-                plan.directories.into_iter().map(|(path, _)| path).collect();
-            directories.extend(outside.iter().filter_map(|p| p.parent().map(Path::to_owned)));
-            directories.extend(destination.parent().map(Path::to_owned));
-            Ok((written, directories))
-        })
-        .await
-    }
-}
-
-/// Walks a snapshot's tree and says what goes where.
-struct Planner<'a> {
-    reader: &'a Reader,
-    tablespaces: &'a BTreeMap<u32, PathBuf>,
-    plan: Plan,
-}
-
-/// Files at the top of the data directory that a restore makes itself, or not at all.
-const OWN_FILES: [&str; 3] = ["recovery.signal", "standby.signal", "tablespace_map"];
-
-impl Planner<'_> {
-    fn directory(&mut self, directory: &DirectoryRef, name: &[u8], path: &Path) -> Result<()> {
-        for entry in self.reader.directory(directory)?.entries {
-            let inner_name = match name {
-                [] => entry.name.clone(),
-                name => [name, b"/", &entry.name].concat(),
-            };
-            let text = String::from_utf8_lossy(&inner_name).into_owned();
-            let inner_path = path.join(component(&entry.name));
-            match entry.node {
-                Node::Directory { mode, entries } => {
-                    let tablespace =
-                        text.strip_prefix("pg_tblspc/").and_then(|oid| oid.parse::<u32>().ok());
-                    let elsewhere = tablespace.and_then(|oid| self.tablespaces.get(&oid));
-                    if let Some(location) = elsewhere.cloned() {
-                        self.plan.symlinks.push((inner_path, location.clone()));
-                        self.directory(&entries, &inner_name, &location)?;
-                    } else {
-                        self.plan.directories.push((inner_path.clone(), mode));
-                        self.directory(&entries, &inner_name, &inner_path)?;
-                    }
-                }
-                Node::Symlink { target } => {
-                    self.plan.symlinks.push((inner_path, component(&target).into()));
-                }
-                Node::File(file) => {
-                    if text != CONTROL_FILE && !OWN_FILES.contains(&text.as_str()) {
-                        self.plan.files.push(PlannedFile {
-                            name: inner_name,
-                            path: inner_path,
-                            file,
-                        });
-                    }
-                }
+            if let Some(free) = place.free_files.filter(|free| *free < files) {
+                return refuse(format!("place for {free} files"), format!("{files}"));
             }
         }
         Ok(())
     }
 }
 
-fn check_empty(path: &Path, hint: &str) -> Result<()> {
-    let refuse = |what: &str| {
-        Err(Error::new(Kind::Refused, format!("{} {what}", path.display())).hint(hint))
-    };
-    match fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            refuse("is not a directory")
+/// The blocks of most file systems, in bytes.
+const BLOCK: u64 = 4096;
+
+/// Where the user wants tablespaces, by name.
+fn wanted_tablespaces<'r>(
+    snapshot: &Snapshot,
+    request: &'r Request,
+) -> Result<BTreeMap<&'r str, &'r Path>> {
+    let mut wanted: BTreeMap<&str, &Path> = BTreeMap::new();
+    for (name, path) in &request.tablespaces {
+        if !snapshot.tablespaces.iter().any(|space| space.name == *name) {
+            let known: Vec<&str> =
+                snapshot.tablespaces.iter().map(|space| space.name.as_str()).collect();
+            let error = Error::new(
+                Kind::Usage,
+                format!("backup {} has no tablespace {name:?}", snapshot.backup_id),
+            );
+            return Err(error.hint(match known.as_slice() {
+                [] => "it has none outside the data directory".to_owned(),
+                known => format!("it has: {}", known.join(", ")),
+            }));
         }
-        Err(error) => Err(cannot_write(path, error)),
-        Ok(mut entries) => match entries.next() {
-            Some(_) => refuse("is not empty"),
-            None => Ok(()),
-        },
+        if !path.is_absolute() {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("the path of tablespace {name} must be absolute: {}", path.display()),
+            ));
+        }
+        if wanted.insert(name, path).is_some() {
+            return Err(Error::new(Kind::Usage, format!("tablespace {name} is given twice")));
+        }
     }
+    Ok(wanted)
 }
 
-fn check_space(path: &Path, bytes: u64) -> Result<()> {
-    let existing = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-    let Ok(space) = rustix::fs::statvfs(existing) else { return Ok(()) };
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    if free < bytes {
-        return Err(Error::new(
-            Kind::Refused,
-            format!(
-                "{} has {} MiB free, and the backup needs {} MiB",
-                existing.display(),
-                free >> 20,
-                bytes >> 20
-            ),
-        )
-        .hint("free some space there, or restore to another file system"));
+/// Refuses parts that are the same directory, or one in the other.
+fn refuse_overlap(parts: &[Part]) -> Result<()> {
+    for (at, one) in parts.iter().enumerate() {
+        for other in parts.iter().skip(at + 1) {
+            let why = if one.place.real == other.place.real {
+                format!("would be {} too", one.what)
+            } else if other.place.real.starts_with(&one.place.real) {
+                format!("would be inside {}", one.what)
+            } else if one.place.real.starts_with(&other.place.real) {
+                format!("would have {} inside it", one.what)
+            } else {
+                continue;
+            };
+            return Err(Error::new(Kind::Refused, format!("{} {why}", other.what))
+                .hint(other.elsewhere.clone()));
+        }
     }
     Ok(())
 }
 
-/// The directories above `path` that do not exist, outermost first.
-fn missing_parents(path: &Path) -> Vec<PathBuf> {
-    let above = path.ancestors().skip(1).take_while(|path| !path.is_dir());
-    let mut missing: Vec<PathBuf> = above.map(Path::to_owned).collect();
-    missing.reverse();
-    missing
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(what: &str, path: &Path, bytes: u64) -> Part {
+        let part = Part::new(what.into(), path, "elsewhere".into()).unwrap();
+        Part { bytes, ..part }
+    }
+
+    #[test]
+    fn parts_that_overlap_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::create_dir(root.join("real")).unwrap();
+        std::os::unix::fs::symlink(root.join("real"), root.join("link")).unwrap();
+        for (one, other) in [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("real/x", "link/x")] {
+            let parts = [part("one", &root.join(one), 0), part("other", &root.join(other), 0)];
+            assert!(refuse_overlap(&parts).is_err(), "{one} {other}");
+        }
+        let parts = [part("one", &root.join("a"), 0), part("other", &root.join("ab"), 0)];
+        assert!(refuse_overlap(&parts).is_ok());
+    }
+
+    #[test]
+    fn what_shares_a_file_system_shares_its_space() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut parts = vec![];
+        for name in ["data", "space"] {
+            let mut part = part(name, &directory.path().join(name), 600);
+            part.place.free_bytes = 1000;
+            parts.push(part);
+        }
+        let (destination, tablespaces) = (directory.path().to_owned(), BTreeMap::new());
+        let mut layout = Layout { destination, tablespaces, wal: None, parts };
+        let error = layout.check_space().unwrap_err().to_string();
+        assert!(error.contains("data, space"), "{error}");
+        layout.parts[1].place.device += 1;
+        layout.check_space().unwrap();
+        layout.parts[1].place.free_files = Some(3);
+        layout.parts[1].place.free_bytes = 1 << 30;
+        layout.parts[1].files = 4;
+        let error = layout.check_space().unwrap_err().to_string();
+        assert!(error.contains("3 files"), "{error}");
+    }
 }

@@ -1,16 +1,25 @@
 //! Restores backups: files, WAL, and the settings with which PostgreSQL recovers to a moment.
 //!
-//! Everything that can be known is checked before the first byte is written: the destination, the
-//! tablespaces, the space, and whether the archive reaches the target. `pg_control` comes last, when
-//! all else is durable: without it nothing can be taken for a server.
+//! Everything that can be known is found out before the first byte is written ([`prepared`]): the
+//! destination, the tablespaces, the space, the owner, the version of PostgreSQL, the settings, and
+//! whether the archive reaches the target. `pg_control` comes last, when all else is durable: without it
+//! nothing can be taken for a server.
 
+pub mod configuration;
 pub mod files;
 mod finish;
-mod layout;
+pub mod hold;
+pub mod host;
+pub mod layout;
 pub mod owner;
+pub mod place;
+pub mod prepared;
+pub mod programs;
 pub mod reach;
 pub mod settings;
 pub mod target;
+pub mod tree;
+pub mod wal_plan;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,11 +30,7 @@ use repo_format::snapshot::Snapshot;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::repository::index::Index;
-use crate::repository::reader::Reader;
-use finish::{Rest, control_file};
-use layout::Layout;
-use owner::Owner;
+pub use prepared::Prepared;
 use settings::WalSource;
 use target::Target;
 
@@ -36,16 +41,43 @@ pub struct Request {
     pub destination: PathBuf,
     /// Where tablespaces go, by name; others go where they were.
     pub tablespaces: Vec<(String, PathBuf)>,
+    /// Where WAL goes, if not into the data directory: `pg_wal` becomes a link to it.
+    pub wal_directory: Option<PathBuf>,
+    /// The user who shall own the files; only root has the choice.
+    pub owner: Option<String>,
     /// The moment.
     pub target: Target,
     /// Whether the server becomes a standby.
     pub standby: bool,
+    /// Whether it goes on writing into the archive of the server that was backed up.
+    pub keep_archiving: bool,
     /// Where recovery gets WAL from.
     pub wal: WalSource,
     /// The file that gets the settings, within the data directory.
     pub settings_file: String,
+    /// Whether a host without the right version of PostgreSQL will do.
+    pub any_version: bool,
     /// Threads that decompress.
     pub threads: usize,
+}
+
+impl Request {
+    /// A restore of all that the archive has.
+    pub fn to(destination: impl Into<PathBuf>) -> Request {
+        Request {
+            destination: destination.into(),
+            tablespaces: vec![],
+            wal_directory: None,
+            owner: None,
+            target: Target::default(),
+            standby: false,
+            keep_archiving: false,
+            wal: WalSource::Copied,
+            settings_file: settings::AUTO.to_owned(),
+            any_version: false,
+            threads: 1,
+        }
+    }
 }
 
 /// What a restore did.
@@ -57,10 +89,6 @@ pub struct Restored {
     pub bytes: u64,
     /// Copied WAL segments.
     pub wal_files: u64,
-    /// What was changed against the backup, for people.
-    pub changes: Vec<String>,
-    /// What the user should look at.
-    pub warnings: Vec<String>,
 }
 
 /// Restores `snapshot` as `request` says.
@@ -70,37 +98,8 @@ pub async fn restore(
     request: &Request,
     progress: &Progress,
 ) -> Result<Restored> {
-    let layout = Layout::new(snapshot, request)?;
-    layout.check(snapshot)?;
-    let path = reach::path(repository, snapshot, &request.target, progress).await;
-    let path = match path {
-        // A standby goes on asking for WAL that comes later.
-        Err(_) if request.standby && matches!(request.wal, WalSource::Command(_)) => None,
-        path => Some(path?),
-    };
-    let owner = Owner::of(&request.destination);
-    let index = Arc::new(Index::load(repository).await?);
-    let reader = Arc::new(Reader::new(repository.clone(), index));
-    let mut restored = Restored::default();
-    let (written, directories) =
-        layout.write_files(snapshot, reader.clone(), owner, request.threads, progress).await?;
-    restored.files = written.len() as u64;
-    restored.bytes = written.iter().map(|file| file.size).sum();
-    let mut rest = Rest { repository, snapshot, request, owner, written, restored };
-    if let Some(path) = &path {
-        rest.wal(path, progress).await?;
-    }
-    rest.tablespace_map(&layout)?;
-    rest.settings()?;
-    let control = {
-        let (reader, snapshot) = (reader.clone(), snapshot.clone());
-        blocking(move || control_file(&reader, &snapshot)).await?
-    };
-    rest.manifest(&control)?;
-    progress.phase("syncing", None);
-    files::sync_directories(directories.iter().map(PathBuf::as_path))?;
-    rest.control_file(&control)?;
-    Ok(rest.restored)
+    let prepared = Prepared::new(repository, snapshot, request, progress).await?;
+    prepared.write(progress).await
 }
 
 /// A moment, as this host's clock shows it and in UTC.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use repo_format::snapshot::Snapshot;
 
 use super::target::{Moment, Target, TargetTimeline};
@@ -26,6 +27,8 @@ pub struct Path {
     /// The segments, from the backup's start as far as the archive has them without a gap; for a
     /// target that is an LSN, up to the record that ends recovery.
     pub segments: Vec<SegmentName>,
+    /// The last segment that the archive has without a gap, whatever the target.
+    pub last: Option<SegmentName>,
     /// The size of a segment.
     pub size: SegmentSize,
     /// What the archive has.
@@ -52,7 +55,8 @@ pub async fn path(
         segments.push(segment);
         number = number.next();
     }
-    let mut path = Path { history, segments, size, inventory };
+    let last = segments.last().copied();
+    let mut path = Path { history, segments, last, size, inventory };
     let needed = match target.moment {
         Moment::Lsn(lsn) => lsn.max(stop),
         _ => stop,
@@ -156,7 +160,40 @@ fn available(
         .find(|segment| inventory.has(*segment))
 }
 
+/// The moments that a recovery can reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The timeline that it goes along.
+    pub timeline: TimelineId,
+    /// The first position: where the backup is consistent.
+    pub from: Lsn,
+    /// When the backup ended.
+    pub from_time: Timestamp,
+    /// The last segment that the archive has without a gap.
+    pub last_segment: SegmentName,
+    /// Where that ends.
+    pub to: Lsn,
+    /// When it was archived.
+    pub archived_at: Timestamp,
+}
+
 impl Path {
+    /// The moments that a recovery of `snapshot` can reach along this path.
+    pub fn window(&self, snapshot: &Snapshot) -> Result<Option<Window>> {
+        let Some(last_segment) = self.last else { return Ok(None) };
+        let stored = self.inventory.find(&WalName::Segment(last_segment))?;
+        let archived_at = stored.and_then(|stored| Timestamp::try_from(stored.archived_at).ok());
+        let to = last_segment.number(self.size)?.next().start(self.size);
+        Ok(Some(Window {
+            timeline: self.history.timeline(),
+            from: Lsn(snapshot.wal.stop_lsn),
+            from_time: Timestamp::from_microsecond(snapshot.ended_at).unwrap_or_default(),
+            last_segment,
+            to,
+            archived_at: archived_at.unwrap_or_default(),
+        }))
+    }
+
     fn missing(&self, snapshot: &Snapshot, first: SegmentNo, last: SegmentNo) -> Error {
         let gap = Gap {
             first: self.history.segment(first, self.size),
@@ -250,8 +287,7 @@ fn is_reached(target: &Target, summary: &WalSummary) -> bool {
 
 fn too_early(snapshot: &Snapshot, what: &str) -> Error {
     let stop = Lsn(snapshot.wal.stop_lsn);
-    let end =
-        super::local(jiff::Timestamp::from_microsecond(snapshot.ended_at).unwrap_or_default());
+    let end = super::local(Timestamp::from_microsecond(snapshot.ended_at).unwrap_or_default());
     Error::new(
         Kind::Refused,
         format!(

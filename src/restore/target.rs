@@ -84,6 +84,16 @@ impl Target {
         Ok(reach)
     }
 
+    /// What the server does at the target.
+    pub fn action(&self) -> Action {
+        match self.action {
+            Some(action) => action,
+            // Without a target there is nothing to pause at.
+            None if self.moment == Moment::Latest => Action::Promote,
+            None => Action::Pause,
+        }
+    }
+
     /// The settings that make PostgreSQL stop there. Every target is set, all but one to nothing, so
     /// that one that a configuration file still has from an earlier recovery does not count. The one
     /// that counts comes last: PostgreSQL refuses to set any other after it, even to nothing.
@@ -118,13 +128,10 @@ impl Target {
         ));
         let inclusive = if self.exclusive { "off" } else { "on" };
         settings.push(("recovery_target_inclusive", inclusive.to_owned()));
-        let action = match self.action {
-            Some(Action::Pause) => "pause",
-            Some(Action::Promote) => "promote",
-            Some(Action::Shutdown) => "shutdown",
-            // Without a target there is nothing to pause at.
-            None if self.moment == Moment::Latest => "promote",
-            None => "pause",
+        let action = match self.action() {
+            Action::Pause => "pause",
+            Action::Promote => "promote",
+            Action::Shutdown => "shutdown",
         };
         settings.push(("recovery_target_action", action.to_owned()));
         settings

@@ -11,8 +11,6 @@ use barman::progress::{Progress, Unobserved};
 use barman::repository::slots::NewSlot;
 use barman::repository::{Access, Repository, check, snapshots};
 use barman::restore;
-use barman::restore::settings::WalSource;
-use barman::restore::target::{Moment, TargetTimeline};
 use barman::storage::Storage;
 use barman::storage::faulty::{Fault, FaultyStorage};
 use barman::storage::location::storage_at;
@@ -259,20 +257,7 @@ async fn restore_latest(
     let repository = Arc::new(Repository::open(storage, credential, Access::Read).await?);
     let catalog = Catalog::load(&repository, "main").await?;
     let backup = catalog.find("latest")?;
-    let request = restore::Request {
-        destination: destination.to_owned(),
-        tablespaces: vec![],
-        target: restore::target::Target {
-            moment: Moment::Latest,
-            timeline: TargetTimeline::Latest,
-            exclusive: false,
-            action: None,
-        },
-        standby: false,
-        wal: WalSource::Copied,
-        settings_file: "postgresql.auto.conf".into(),
-        threads: 2,
-    };
+    let request = restore::Request { threads: 2, ..restore::Request::to(destination) };
     restore::restore(&repository, backup.usable()?, &request, &unobserved()).await?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::account;
 use super::cluster::Cluster;
+use super::postgres::Postgres;
 use super::process::{self, Background, Output};
 
 /// A `barman.conf`, the repository it names, and the command to use them with.
@@ -120,6 +121,7 @@ impl Barman {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         account::prepare(&mut command, self.directory.path());
+        command.env("PATH", Postgres::path());
         command.arg("-c").arg(self.config()).args(args);
         command
     }

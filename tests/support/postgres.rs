@@ -37,6 +37,13 @@ impl Postgres {
         Postgres::installed(version).unwrap_or_else(|reason| panic!("{reason}"))
     }
 
+    /// A search path on which every version's programs are.
+    pub fn path() -> String {
+        let installed = Postgres::VERSIONS.iter().filter_map(|v| Postgres::installed(*v).ok());
+        let bins = installed.map(|postgres| format!(":{}", postgres.bin.display()));
+        format!("/usr/local/bin:/usr/bin:/bin{}", bins.collect::<String>())
+    }
+
     /// The major version.
     pub fn version(&self) -> u32 {
         self.version

@@ -1,0 +1,284 @@
+//! A restore that can be carried out: everything is checked and planned, and nothing is written yet.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use repo_format::ids::PackId;
+use repo_format::snapshot::Snapshot;
+
+use super::configuration::{Configuration, NewFile, Rewritten};
+use super::files::{self, Plan};
+use super::finish::Rest;
+use super::host::Host;
+use super::layout::Layout;
+use super::owner::Owner;
+use super::programs::Programs;
+use super::reach::{self, Window};
+use super::settings::{COPIED_WAL, WalSource};
+use super::tree::{PlannedFiles, Tree, read_small};
+use super::wal_plan::WalPlan;
+use super::{Request, Restored, blocking};
+use crate::error::Result;
+use crate::postgres::backup_label::{MappedTablespace, format_tablespace_map};
+use crate::postgres::control_file::CONTROL_FILE;
+use crate::progress::Progress;
+use crate::repository::Repository;
+use crate::repository::index::Index;
+use crate::repository::reader::Reader;
+use crate::repository::references::References;
+
+/// A restore that can be carried out.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The repository.
+    pub repository: Arc<Repository>,
+    /// What is restored.
+    pub snapshot: Snapshot,
+    /// How.
+    pub request: Request,
+    /// Where everything goes, and how much.
+    pub layout: Layout,
+    /// Who will own it, if not the user of this process.
+    pub owner: Option<Owner>,
+    /// The WAL that is written.
+    pub wal: WalPlan,
+    /// The moments that recovery can reach, where that is known.
+    pub window: Option<Window>,
+    /// The programs that the server can be started with.
+    pub programs: Option<Programs>,
+    /// Whether the backup has a `postgresql.conf`.
+    pub has_configuration: bool,
+    /// What is changed against the backup, for people.
+    pub changes: Vec<String>,
+    /// What somebody should look at.
+    pub warnings: Vec<String>,
+    /// The files that are written as they are.
+    pub(super) plan: Arc<Plan>,
+    /// The files that are written in place of those of the backup, and new ones.
+    pub(super) new_files: Vec<NewFile>,
+    /// The control file, which comes last.
+    pub(super) control: Control,
+    index: Arc<Index>,
+    reader: Arc<Reader>,
+}
+
+/// The control file: its bytes, verified, and its time.
+#[derive(Debug)]
+pub struct Control {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// When it was last modified, in seconds since 1970-01-01 UTC.
+    pub mtime: i64,
+}
+
+impl Prepared {
+    /// Checks and plans everything; nothing is written.
+    ///
+    /// # Errors
+    /// For whatever would make the restore fail, or do harm.
+    pub async fn new(
+        repository: &Arc<Repository>,
+        snapshot: &Snapshot,
+        request: &Request,
+        progress: &Progress,
+    ) -> Result<Prepared> {
+        let mut request = request.clone();
+        let mut layout = Layout::new(snapshot, &request)?;
+        request.destination = layout.destination.clone();
+        let owner = Owner::of(&request.destination, request.owner.as_deref())?;
+        let host = blocking(|| Ok(Host::this())).await?;
+        let mut warnings = host.compare(snapshot, request.any_version)?;
+        let path = match reach::path(repository, snapshot, &request.target, progress).await {
+            // A standby goes on asking for WAL that comes later.
+            Err(_) if request.standby && matches!(request.wal, WalSource::Command(_)) => None,
+            path => Some(path?),
+        };
+        let wal = path.as_ref().map(|path| WalPlan::along(path, snapshot, &request, &mut layout));
+        let wal = wal.transpose()?.unwrap_or_default();
+        let window = path.as_ref().map(|path| path.window(snapshot)).transpose()?.flatten();
+        let index = Arc::new(Index::load(repository).await?);
+        let reader = Arc::new(Reader::new(repository.clone(), index.clone()));
+        let programs = host.programs(snapshot).cloned();
+        let read = {
+            let (reader, snapshot, request) = (reader.clone(), snapshot.clone(), request.clone());
+            let programs = programs.clone();
+            move || read_tree(&reader, &snapshot, &request, layout, programs.as_ref())
+        };
+        let ReadTree { layout, plan, control, left_out, has_configuration, rewritten } =
+            blocking(read).await?;
+        layout.check_space()?;
+        let Rewritten { files: new_files, changes: settings, warnings: of_settings } = rewritten;
+        let mut changes: Vec<String> =
+            left_out.into_iter().map(|name| format!("{name} is left out")).collect();
+        changes.extend(moved(&layout, snapshot));
+        changes.extend(settings);
+        warnings.extend(of_settings);
+        let mut prepared = Prepared {
+            repository: repository.clone(),
+            snapshot: snapshot.clone(),
+            request,
+            layout,
+            owner,
+            wal,
+            window,
+            programs,
+            has_configuration,
+            changes,
+            warnings,
+            plan: Arc::new(plan),
+            new_files,
+            control,
+            index,
+            reader,
+        };
+        prepared.add_own_files();
+        Ok(prepared)
+    }
+
+    /// The packs that are read. Everything that the backup is made of is looked up for it, so that what
+    /// is missing is found.
+    pub async fn packs(&self) -> Result<BTreeSet<PackId>> {
+        let (reader, index) = (self.reader.clone(), self.index.clone());
+        let snapshot = self.snapshot.clone();
+        blocking(move || {
+            let mut references = References::new(&reader, &index);
+            references.follow(&snapshot)?;
+            Ok(references.packs)
+        })
+        .await
+    }
+
+    /// The regular files that are written, without WAL.
+    pub fn files(&self) -> u64 {
+        self.plan.files.len() as u64
+    }
+
+    /// The bytes of these files.
+    pub fn bytes(&self) -> u64 {
+        self.plan.files.iter().map(|planned| planned.file.size).sum()
+    }
+
+    /// Writes everything.
+    pub async fn write(&self, progress: &Progress) -> Result<Restored> {
+        let (outside, directories) = self.directories();
+        for path in &outside {
+            files::make_parent(path, self.owner)?;
+        }
+        progress.phase("restoring", Some(self.bytes()));
+        let written = {
+            let (reader, plan, progress) =
+                (self.reader.clone(), self.plan.clone(), progress.clone());
+            let (owner, threads) = (self.owner, self.request.threads);
+            blocking(move || files::write(&reader, &plan, owner, threads, &progress)).await?
+        };
+        let restored = Restored {
+            files: written.len() as u64,
+            bytes: written.iter().map(|file| file.size).sum(),
+            wal_files: self.wal.segments().count() as u64,
+        };
+        let mut rest = Rest { prepared: self, written };
+        rest.wal(progress).await?;
+        rest.new_files()?;
+        rest.manifest()?;
+        progress.phase("syncing", None);
+        files::sync_directories(directories.iter().map(PathBuf::as_path))?;
+        rest.control_file()?;
+        Ok(restored)
+    }
+
+    /// The directories above the parts that do not exist yet, and all whose entries are new.
+    fn directories(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let parts: Vec<&Path> =
+            self.layout.parts.iter().map(|part| part.place.path.as_path()).collect();
+        let mut outside: Vec<PathBuf> = vec![];
+        for path in &parts {
+            outside.extend(missing_parents(path));
+        }
+        let mut all: Vec<PathBuf> =
+            self.plan.directories.iter().map(|(path, _)| path.clone()).collect();
+        let above = outside.iter().map(PathBuf::as_path).chain(parts.iter().copied());
+        all.extend(above.filter_map(|path| path.parent().map(Path::to_owned)));
+        (outside, all)
+    }
+
+    /// Adds the files that make PostgreSQL recover, and find its tablespaces.
+    fn add_own_files(&mut self) {
+        use std::os::unix::ffi::OsStrExt;
+        let mut add = |name: &str, content: Vec<u8>| {
+            self.new_files.push(NewFile { name: name.to_owned(), content, like: None });
+        };
+        let mapped: Vec<MappedTablespace> = self
+            .layout
+            .tablespaces
+            .iter()
+            .map(|(oid, path)| MappedTablespace {
+                oid: *oid,
+                location: path.as_os_str().as_bytes().to_vec(),
+            })
+            .collect();
+        if !mapped.is_empty() {
+            // The server makes its links from this at its first start.
+            add("tablespace_map", format_tablespace_map(&mapped));
+        }
+        add(if self.request.standby { "standby.signal" } else { "recovery.signal" }, vec![]);
+    }
+}
+
+/// What the tree of a backup says.
+struct ReadTree {
+    layout: Layout,
+    plan: Plan,
+    control: Control,
+    left_out: Vec<String>,
+    has_configuration: bool,
+    rewritten: Rewritten,
+}
+
+fn read_tree(
+    reader: &Reader,
+    snapshot: &Snapshot,
+    request: &Request,
+    mut layout: Layout,
+    programs: Option<&Programs>,
+) -> Result<ReadTree> {
+    let Tree { mut plan, control, left_out } = Tree::walk(reader, snapshot, &mut layout)?;
+    let control =
+        Control { bytes: read_small(reader, CONTROL_FILE, &control)?, mtime: control.mtime };
+    let mut configuration = Configuration::read(&PlannedFiles::of(reader, &plan), request)?;
+    if let Some(programs) = programs {
+        configuration.warn_of_libraries(programs);
+    }
+    let has_configuration = configuration.has_main();
+    let rewritten = configuration.rewrite(request, &snapshot.backup_id);
+    let replaced: BTreeSet<&[u8]> =
+        rewritten.files.iter().map(|file| file.name.as_bytes()).collect();
+    plan.replace(&replaced);
+    if request.wal == WalSource::Copied {
+        plan.directories.push((layout.destination.join(COPIED_WAL), 0o700));
+    }
+    Ok(ReadTree { layout, plan, control, left_out, has_configuration, rewritten })
+}
+
+/// What is not where it was, for people.
+fn moved(layout: &Layout, snapshot: &Snapshot) -> Vec<String> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut changes = vec![];
+    for space in &snapshot.tablespaces {
+        if let Some(path) = layout.tablespaces.get(&space.oid)
+            && path.as_os_str().as_bytes() != space.location
+        {
+            changes.push(format!("tablespace {} is in {}", space.name, path.display()));
+        }
+    }
+    changes.extend(layout.wal.iter().map(|path| format!("pg_wal is a link to {}", path.display())));
+    changes
+}
+
+/// The directories above `path` that do not exist, outermost first.
+fn missing_parents(path: &Path) -> Vec<PathBuf> {
+    let above = path.ancestors().skip(1).take_while(|path| !path.is_dir());
+    let mut missing: Vec<PathBuf> = above.map(Path::to_owned).collect();
+    missing.reverse();
+    missing
+}
