@@ -215,6 +215,25 @@ def read_entry(r):
     return name, dict(kind="file", mode=mode, mtime=mtime, size=size, digest=digest, content=content)
 
 
+def read_environment(r):
+    e = {"version": r.text(), "libc": r.option(r.text), "icu": r.option(r.text), "preload": r.option(r.text)}
+    extension = lambda: (r.text(), r.text())
+    collation = lambda: (r.text(), r.text(), r.text(), r.text())
+    contents = lambda: (r.list(extension), r.list(collation))
+
+    def database():
+        texts = (r.u32(), r.text(), r.text(), r.text(), r.text(), r.text())
+        versions = (r.option(r.text), r.option(r.text), r.option(r.text))
+        return texts, versions, r.option(contents)
+
+    e["databases"], e["left_out"] = r.list(database), r.u32()
+    ascending([texts[0] for texts, _, _ in e["databases"]], "databases")
+    for extensions, collations in [c for _, _, c in e["databases"] if c is not None]:
+        ascending([name for name, _ in extensions], "extensions")
+        ascending([key[:2] for key in collations], "collations")
+    return e
+
+
 def read_snapshot(record):
     r = Reader(record)
     s = {"server": r.text(), "system_id": r.u64(), "backup_id": r.text(), "sequence": r.u64()}
@@ -226,9 +245,11 @@ def read_snapshot(record):
     s["summarize_wal"], s["data_directory"] = r.option(r.bool), r.option(r.text)
     r.option(lambda: (r.text(), r.text(), r.text(), r.list(r.text)))
     s["cluster_size"] = r.u64()
+    s["environment"] = r.option(lambda: read_environment(r))
     s["start_lsn"], s["start_timeline"] = r.u64(), r.u32()
     s["stop_lsn"], s["stop_timeline"] = r.u64(), r.u32()
     s["root"], s["root_mode"] = read_directory_ref(r), r.u32()
+    s["configuration"] = r.option(lambda: (read_directory_ref(r), r.list(r.text)))
     s["tablespaces"] = r.list(lambda: (r.u32(), r.text(), r.bytes()))
     s["bad_pages"] = r.u64()
     r.list(lambda: (r.text(), r.u32()))
@@ -238,6 +259,8 @@ def read_snapshot(record):
     r.option(r.bytes)
     r.end()
     ascending(s["previous"], "previous snapshots")
+    if s["configuration"] is not None:
+        ascending(s["configuration"][1], "unread files")
     return s
 
 
@@ -576,7 +599,12 @@ class Repository:
         raise Damage(f"server {server} has no backup {backup}")
 
     def find(self, snapshot, path):
-        node = {"kind": "directory", "content": snapshot["root"]}
+        """What is at a path in the data directory; an absolute one is that of a configuration file outside it."""
+        root = snapshot["root"]
+        if path.startswith("/"):
+            need(snapshot["configuration"] is not None, "all configuration files are in the data directory")
+            root = snapshot["configuration"][0]
+        node = {"kind": "directory", "content": root}
         for part in [part for part in os.fsencode(path).split(b"/") if part]:
             need(node["kind"] == "directory", f"{path}: not a directory on the way")
             node = dict(self.directory(node["content"])).get(part)
@@ -690,10 +718,12 @@ def check(repository, _args):
                 need(repository.chunk_id(kind, content) == chunk, f"{name}: chunk {chunk.hex()} has another content")
         objects += 1
     for snapshot in repository.snapshots():
-        for _path, node in repository.walk(snapshot["root"]):
-            if node["kind"] == "file":
-                repository.write(repository.pieces(node["content"], DATA), node["size"], node["digest"], nowhere)
-                files += 1
+        outside = [] if snapshot["configuration"] is None else [snapshot["configuration"][0]]
+        for root in [snapshot["root"], *outside]:
+            for _path, node in repository.walk(root):
+                if node["kind"] == "file":
+                    repository.write(repository.pieces(node["content"], DATA), node["size"], node["digest"], nowhere)
+                    files += 1
         objects += 1
     for name in repository.wal_names(None) + repository.wal_names(None, "conflicts"):
         repository.extract_wal(name, nowhere)

@@ -10,7 +10,7 @@
 //! - [`limits`], [`codec`], [`ids`]: maxima, strict decoding, identifiers;
 //! - [`keys`], [`seal`], [`slot`], [`keyfile`]: master secrets, sealed boxes, wrapped keys;
 //! - [`chunk`], [`blob`], [`pack`], [`index`]: content, how it is stored, and where;
-//! - [`content`], [`tree`], [`snapshot`], [`wal`]: files, directories, backups, WAL;
+//! - [`content`], [`tree`], [`environment`], [`snapshot`], [`wal`]: files, directories, backups, WAL;
 //! - [`config`], [`role`], [`note`], [`session`], [`maintenance`]: the objects around them;
 //! - [`envelope`], [`record`], [`names`]: the frame of an object, sealed records, names in the store.
 
@@ -20,6 +20,7 @@ pub mod codec;
 pub mod config;
 pub mod content;
 pub mod envelope;
+pub mod environment;
 pub mod ids;
 pub mod index;
 pub mod keyfile;

@@ -75,6 +75,12 @@ pub const MAX_WAL_NAME: usize = 64;
 /// The most bad pages that a snapshot names.
 pub const MAX_BAD_PAGES: usize = 1000;
 
+/// The longest environment of a snapshot, in bytes.
+pub const MAX_ENVIRONMENT: usize = 256 * 1024;
+
+/// The most configuration files that a snapshot says it lacks.
+pub const MAX_UNREAD: usize = 256;
+
 /// The longest signature, in bytes.
 pub const MAX_SIGNATURE: usize = 8 * 1024;
 

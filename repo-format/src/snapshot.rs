@@ -4,8 +4,9 @@ use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::codec::{self, DecodeError, Result, strictly_ascending, within};
 use crate::envelope::ObjectKind;
+use crate::environment::Environment;
 use crate::ids::SnapshotHash;
-use crate::limits::{MAX_BAD_PAGES, MAX_SIGNATURE, MAX_SYMLINK};
+use crate::limits::{MAX_BAD_PAGES, MAX_SIGNATURE, MAX_SYMLINK, MAX_UNREAD};
 use crate::names::{BackupName, ObjectName};
 use crate::record::Record;
 use crate::seal::Domain;
@@ -39,12 +40,16 @@ pub struct Snapshot {
     pub method: Method,
     /// What is known of the PostgreSQL cluster.
     pub cluster: Cluster,
+    /// What the server ran on, if it told.
+    pub environment: Option<Environment>,
     /// From where to where recovery needs WAL.
     pub wal: WalNeeded,
     /// The data directory.
     pub root: DirectoryRef,
     /// The permission bits of the data directory.
     pub root_mode: u32,
+    /// The configuration files that the data directory does not have.
+    pub configuration: Option<Configuration>,
     /// The tablespaces outside the data directory, in ascending order of their object ids; their
     /// files are below `pg_tblspc/<oid>`.
     pub tablespaces: Vec<Tablespace>,
@@ -112,6 +117,16 @@ pub struct ConfigFiles {
     pub ident: String,
     /// Files that `config_file` includes.
     pub included: Vec<String>,
+}
+
+/// Configuration files that lie outside the data directory, or that it only has links to.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Configuration {
+    /// The directory below which each file has the absolute path that it had on the server.
+    pub files: DirectoryRef,
+    /// The paths of those that could not be read, in ascending order: they are missing, or were made
+    /// from what the server showed of them.
+    pub unread: Vec<String>,
 }
 
 /// From where to where recovery to a consistent state needs WAL.
@@ -190,6 +205,11 @@ impl Snapshot {
         ObjectName::Snapshot(self.backup_name())
     }
 
+    /// The roots of everything that this snapshot refers to.
+    pub fn trees(&self) -> impl Iterator<Item = &DirectoryRef> {
+        std::iter::once(&self.root).chain(self.configuration.iter().map(|it| &it.files))
+    }
+
     /// The hash by which the next snapshot names this one (BLAKE3 of the encoded record).
     pub fn hash(&self) -> SnapshotHash {
         SnapshotHash::from_bytes(*blake3::hash(&codec::encode(self)).as_bytes())
@@ -215,7 +235,9 @@ impl Record for Snapshot {
         }
         strictly_ascending("previous snapshots", self.previous.iter())?;
         self.cluster.validate()?;
+        self.environment.as_ref().map_or(Ok(()), Environment::validate)?;
         self.root.validate()?;
+        self.configuration.as_ref().map_or(Ok(()), Configuration::validate)?;
         validate_mode(self.root_mode)?;
         strictly_ascending(
             "tablespaces",
@@ -238,6 +260,14 @@ impl Record for Snapshot {
 
     fn fits(&self, name: &ObjectName) -> bool {
         *name == self.object_name()
+    }
+}
+
+impl Configuration {
+    fn validate(&self) -> Result<()> {
+        self.files.validate()?;
+        within("number of unread files", self.unread.len() as u64, MAX_UNREAD as u64)?;
+        strictly_ascending("unread files", self.unread.iter())
     }
 }
 

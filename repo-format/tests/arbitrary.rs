@@ -9,6 +9,7 @@ use repo_format::blob::{BlobHeader, ChunkSpan, Encoding};
 use repo_format::chunk::ChunkKind;
 use repo_format::config::{Chunking, Config, Features, Packing};
 use repo_format::content::{Content, MapLeaf, Run, push_run};
+use repo_format::environment::{Collation, Contents, Database, Environment, Extension};
 use repo_format::ids::{
     ChunkId, Digest, IndexId, PackId, RepositoryId, SessionId, SlotId, SnapshotHash,
 };
@@ -21,7 +22,8 @@ use repo_format::seal::OVERHEAD;
 use repo_format::session::{Activity, Session};
 use repo_format::slot::{Argon2id, Rights, SlotHeader, SlotSecrets, Unlock};
 use repo_format::snapshot::{
-    BadPage, BadPages, Cluster, ConfigFiles, Method, Snapshot, Statistics, Tablespace, WalNeeded,
+    BadPage, BadPages, Cluster, ConfigFiles, Configuration, Method, Snapshot, Statistics,
+    Tablespace, WalNeeded,
 };
 use repo_format::tree::{Directory, DirectoryRef, Entry, File, Node};
 use repo_format::wal::WalHeader;
@@ -169,6 +171,68 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         )
 }
 
+fn contents() -> impl Strategy<Value = Contents> {
+    let extensions = btree_map(text(), text(), 0..3);
+    let collations = btree_map((text(), text()), (text(), text()), 0..3);
+    (extensions, collations).prop_map(|(extensions, collations)| Contents {
+        extensions: extensions
+            .into_iter()
+            .map(|(name, version)| Extension { name, version })
+            .collect(),
+        collations: collations
+            .into_iter()
+            .map(|((schema, name), (provider, version))| Collation {
+                schema,
+                name,
+                provider,
+                version,
+            })
+            .collect(),
+    })
+}
+
+fn environment() -> impl Strategy<Value = Environment> {
+    let some = || option::of(text());
+    let database = (
+        (text(), text(), text(), text(), text()),
+        (some(), some(), some()),
+        option::of(contents()),
+    );
+    (text(), (some(), some(), some()), btree_map(any::<u32>(), database, 0..3), 0u32..9).prop_map(
+        |(version, (libc_version, icu_version, preload_libraries), databases, left_out)| {
+            let databases = databases.into_iter().map(|(oid, (texts, versions, contents))| {
+                let (name, encoding, provider, collate, ctype) = texts;
+                let (locale, collation_version, actual_version) = versions;
+                Database {
+                    oid,
+                    name,
+                    encoding,
+                    provider,
+                    collate,
+                    ctype,
+                    locale,
+                    collation_version,
+                    actual_version,
+                    contents,
+                }
+            });
+            Environment {
+                version,
+                libc_version,
+                icu_version,
+                preload_libraries,
+                databases: databases.collect(),
+                left_out,
+            }
+        },
+    )
+}
+
+fn configuration() -> impl Strategy<Value = Configuration> {
+    (directory_ref(), btree_set(text(), 0..3))
+        .prop_map(|(files, unread)| Configuration { files, unread: unread.into_iter().collect() })
+}
+
 pub fn snapshot() -> impl Strategy<Value = Snapshot> {
     let tablespaces = btree_map(any::<u32>(), (text(), vec(1u8.., 1..20)), 0..4);
     let bad_pages = vec((text(), any::<u32>()), 0..4);
@@ -183,9 +247,10 @@ pub fn snapshot() -> impl Strategy<Value = Snapshot> {
         (any::<[i64; 2]>(), text(), text(), method, cluster()),
         (any::<[u64; 2]>(), any::<[u32; 2]>(), directory_ref(), 0u32..0o10000, tablespaces),
         (bad_pages, any::<u32>(), any::<bool>(), option::of(backup_id()), any::<[u64; 7]>()),
+        (option::of(environment()), option::of(configuration())),
         option::of(vec(any::<u8>(), 0..80)),
     )
-        .prop_map(|(who, how, what, rest, signature)| {
+        .prop_map(|(who, how, what, rest, (environment, configuration), signature)| {
             let (name, sequence, previous, label) = who;
             let ([begun_at, ended_at], host, program, method, cluster) = how;
             let ([start_lsn, stop_lsn], [start_timeline, stop_timeline], root, root_mode, spaces) =
@@ -210,9 +275,11 @@ pub fn snapshot() -> impl Strategy<Value = Snapshot> {
                 program,
                 method,
                 cluster,
+                environment,
                 wal: WalNeeded { start_lsn, start_timeline, stop_lsn, stop_timeline },
                 root,
                 root_mode,
+                configuration,
                 tablespaces: spaces
                     .into_iter()
                     .map(|(oid, (name, location))| Tablespace { oid, name, location })

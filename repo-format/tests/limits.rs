@@ -173,6 +173,15 @@ fn a_record_fits_its_name_or_is_not_sealed() {
     let mut twice = snapshot.clone();
     twice.tablespaces.push(twice.tablespaces[0].clone());
     invalid.push(twice);
+    let mut databases = snapshot.clone();
+    databases.environment.as_mut().unwrap().databases.reverse();
+    invalid.push(databases);
+    let mut large = snapshot.clone();
+    large.environment.as_mut().unwrap().version = "x".repeat(256 << 10);
+    invalid.push(large);
+    let mut unread = snapshot.clone();
+    unread.configuration.as_mut().unwrap().unread = vec!["same".into(), "same".into()];
+    invalid.push(unread);
     for snapshot in invalid {
         assert!(snapshot.seal(&keys, &snapshot.object_name()).is_err());
     }

@@ -141,7 +141,9 @@ fn the_backup_is_restored() {
     let record = snapshot.encode().unwrap();
     assert_eq!(fixtures::hex(&record), expected["record"].as_str().unwrap());
     let mut files = HashMap::new();
-    repository.walk("", &snapshot.root, &mut files);
+    for tree in snapshot.trees() {
+        repository.walk("", tree, &mut files);
+    }
     let listed = expected["files"].as_array().unwrap();
     assert_eq!(files.len(), listed.len());
     for file in listed {

@@ -1,9 +1,11 @@
 //! Makes backups: reads a cluster, stores what the repository lacks, and commits a snapshot.
 //!
 //! The server streams ([`crate::postgres::base_backup`]), [`copy`] stores the files as they pass,
-//! [`tree`] gathers them, [`pages`] verifies checksums, and [`wait`] sees the WAL arrive.
+//! [`tree`] gathers them, [`pages`] verifies checksums, and [`wait`] sees the WAL arrive. What the server
+//! runs on is noted by [`environment`].
 
 pub mod copy;
+pub mod environment;
 pub mod pages;
 mod stream;
 pub mod tree;
@@ -121,6 +123,7 @@ impl Attempt<'_> {
         let facts = ServerFacts::ask(&sql).await;
         sql.close().await;
         let facts = facts?;
+        let environment = Box::pin(environment::ask(&self.request.sql)).await;
         let mut replication = ReplicationConnection::connect(&self.request.replication).await?;
         let system = replication.identify_system().await?;
         self.system_id = Some(system.system_id);
@@ -180,6 +183,7 @@ impl Attempt<'_> {
                 config_files: facts.config_files,
                 size: facts.size,
             },
+            environment,
             wal: WalNeeded {
                 start_lsn: start.lsn.0,
                 start_timeline: start.timeline.0,
@@ -188,6 +192,7 @@ impl Attempt<'_> {
             },
             root,
             root_mode: streamed.directory_mode,
+            configuration: None,
             tablespaces: copied
                 .tablespaces
                 .into_iter()

@@ -34,7 +34,7 @@ pub struct Verified {
 /// A file that cannot be restored as it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Its path within the data directory.
+    /// Its path within the data directory; absolute for configuration outside it.
     pub path: String,
     /// How it shows.
     pub reason: String,
@@ -54,12 +54,15 @@ pub async fn verify(
     let index = Arc::new(Index::load(repository).await?);
     let reader = Reader::new(repository.clone(), index);
     progress.phase("reading directories", None);
-    let (root, total) = (snapshot.root.clone(), snapshot.statistics.bytes);
+    let (trees, total) = (snapshot.trees().cloned().collect(), snapshot.statistics.bytes);
     let copy = progress.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut verified = Verified::default();
         let mut files = vec![];
-        list(&reader, &root, "", &mut files, &mut verified.damaged)?;
+        let trees: Vec<DirectoryRef> = trees;
+        for (tree, prefix) in trees.iter().zip(["", "/"]) {
+            list(&reader, tree, prefix, &mut files, &mut verified.damaged)?;
+        }
         verified.files = files.len() as u64;
         verified.bytes = files.iter().map(|(_, file)| file.size).sum();
         copy.phase("verifying", Some(total));

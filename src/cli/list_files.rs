@@ -63,10 +63,14 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     if args.target != Target::Wal {
         let index = Arc::new(Index::load(&repository).await?);
         let reader = Reader::new(repository.clone(), index);
-        let root = snapshot.root.clone();
+        let trees: Vec<DirectoryRef> = snapshot.trees().cloned().collect();
         let walked = tokio::task::spawn_blocking(move || {
             let mut paths = vec![];
-            walk(&reader, &root, "", args.list_empty_directories, &mut paths).map(|()| paths)
+            // Configuration outside the data directory has absolute paths.
+            for (tree, prefix) in trees.iter().zip(["", "/"]) {
+                walk(&reader, tree, prefix, args.list_empty_directories, &mut paths)?;
+            }
+            Ok::<_, repository::Error>(paths)
         });
         let paths = walked.await.unwrap_or_else(|p| std::panic::resume_unwind(p.into_panic()))?;
         paths.iter().for_each(|path| output.listing(path));

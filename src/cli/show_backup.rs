@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use repo_format::snapshot::Snapshot;
+use repo_format::environment::{Collation, Database, Environment};
+use repo_format::snapshot::{Cluster, Configuration, Snapshot};
 use serde_json::{Value, json};
 
 use super::backup_info::{self, TYPE, WalRange, on_off, time};
@@ -16,6 +17,7 @@ use crate::config::Server;
 use crate::error::Result;
 use crate::postgres::lsn::Lsn;
 use crate::repository::Access;
+use crate::restore::environment::platform;
 
 /// Show all about one backup.
 ///
@@ -87,6 +89,12 @@ fn describe(server: &Server, catalog: &Catalog, backup: &Backup) -> Value {
         "next_backup": id(next),
     });
     shown["repository_information"] = repository(snapshot);
+    if let Some(told) = &snapshot.environment {
+        shown["environment_information"] = environment(told, cluster.version);
+    }
+    if let Some(outside) = &snapshot.configuration {
+        shown["configuration_information"] = configuration(outside, cluster);
+    }
     shown
 }
 
@@ -200,6 +208,64 @@ fn repository(snapshot: &Snapshot) -> Value {
     })
 }
 
+/// Where the configuration files were that the data directory does not have.
+fn configuration(outside: &Configuration, cluster: &Cluster) -> Value {
+    let files = cluster.config_files.as_ref();
+    json!({
+        "config_file": files.map(|files| &files.config),
+        "hba_file": files.map(|files| &files.hba),
+        "ident_file": files.map(|files| &files.ident),
+        "included_files": files.map(|files| &files.included),
+        "unread_files": outside.unread,
+    })
+}
+
+/// What the server ran on, for which Barman has no words either.
+fn environment(told: &Environment, version: u32) -> Value {
+    let databases = told.databases.iter().map(database);
+    json!({
+        "platform": platform(&told.version),
+        "version": format!("{}.{}", version / 10_000, version % 10_000),
+        "version_text": told.version,
+        "libc_version": told.libc_version,
+        "icu_version": told.icu_version,
+        "shared_preload_libraries": told.preload_libraries,
+        "databases": databases.collect::<Vec<Value>>(),
+        "databases_left_out": told.left_out,
+    })
+}
+
+fn database(database: &Database) -> Value {
+    let collation = |it: &Collation| {
+        json!({
+            "schema": it.schema,
+            "name": it.name,
+            "provider": it.provider,
+            "version": it.version,
+        })
+    };
+    let contents = database.contents.as_ref();
+    let extensions = contents.map(|contents| {
+        let pairs = contents.extensions.iter().map(|it| (it.name.clone(), json!(it.version)));
+        pairs.collect::<serde_json::Map<String, Value>>()
+    });
+    let collations =
+        contents.map(|contents| contents.collations.iter().map(collation).collect::<Vec<_>>());
+    json!({
+        "name": database.name,
+        "oid": database.oid,
+        "encoding": database.encoding,
+        "locale_provider": database.provider,
+        "collate": database.collate,
+        "ctype": database.ctype,
+        "locale": database.locale,
+        "collation_version": database.collation_version,
+        "actual_collation_version": database.actual_version,
+        "extensions": extensions,
+        "collations": collations,
+    })
+}
+
 /// A part of what the console shows: its title, its object in the JSON, and labels of keys.
 type Section = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
@@ -263,6 +329,22 @@ const SECTIONS: &[Section] = &[
         ],
     ),
     (
+        "Environment information",
+        "environment_information",
+        &[
+            ("PostgreSQL", "version"),
+            ("Platform", "platform"),
+            ("Collations of libc", "libc_version"),
+            ("Collations of ICU", "icu_version"),
+            ("Preloaded libraries", "shared_preload_libraries"),
+        ],
+    ),
+    (
+        "Configuration outside the data directory",
+        "configuration_information",
+        &[("Config file", "config_file"), ("HBA file", "hba_file"), ("Ident file", "ident_file")],
+    ),
+    (
         "WAL information",
         "wal_information",
         &[
@@ -299,8 +381,37 @@ fn print(server: &str, shown: &Value, output: &Output) {
             output.print(format!("\n  {title}:"));
             lines(&shown[key], labels, "    ", output);
         }
+        if *key == "environment_information" {
+            databases(&shown[key], output);
+        }
     }
     output.print("");
+}
+
+fn databases(environment: &Value, output: &Output) {
+    for database in environment["databases"].as_array().into_iter().flatten() {
+        let text = |key: &str| database[key].as_str().unwrap_or_default();
+        let locale = database["locale"].as_str().unwrap_or(text("collate"));
+        let version = database["collation_version"].as_str().map(|it| format!(" {it}"));
+        output.print(format!(
+            "    {:<21}: {}, {}, {locale} ({}{})",
+            "Database",
+            text("name"),
+            text("encoding"),
+            text("locale_provider"),
+            version.unwrap_or_default()
+        ));
+        let extensions = database["extensions"].as_object().into_iter().flatten();
+        let extensions: Vec<String> = extensions
+            .map(|(name, version)| format!("{name} {}", output::shown(version)))
+            .collect();
+        if !extensions.is_empty() {
+            output.print(format!("    {:<21}: {}", "  Extensions", extensions.join(", ")));
+        }
+    }
+    if let Some(left_out @ 1..) = environment["databases_left_out"].as_u64() {
+        output.print(format!("    {:<21}: {left_out}", "More databases"));
+    }
 }
 
 fn lines(shown: &Value, labels: &[(&str, &str)], indent: &str, output: &Output) {

@@ -1,9 +1,11 @@
 //! SQL sessions: the questions backups, checks and status ask a server.
 
 mod connect;
+mod environment;
 mod privileges;
 mod switch_wal;
 
+pub use environment::Known;
 pub use privileges::Privileges;
 
 use super::error::Error;

@@ -40,7 +40,7 @@ impl<'a> References<'a> {
     /// # Errors
     /// [`Error::MissingChunk`] for the first chunk that is nowhere, or whose base is not.
     pub fn follow(&mut self, snapshot: &Snapshot) -> Result<()> {
-        self.directory(&snapshot.root)
+        snapshot.trees().try_for_each(|tree| self.directory(tree))
     }
 
     fn directory(&mut self, directory: &DirectoryRef) -> Result<()> {

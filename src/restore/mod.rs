@@ -6,6 +6,7 @@
 //! nothing can be taken for a server.
 
 pub mod configuration;
+pub mod environment;
 pub mod files;
 mod finish;
 pub mod hold;

@@ -8,6 +8,7 @@ use repo_format::ids::PackId;
 use repo_format::snapshot::Snapshot;
 
 use super::configuration::{Configuration, NewFile, Rewritten};
+use super::environment;
 use super::files::{self, Plan};
 use super::finish::Rest;
 use super::host::Host;
@@ -89,6 +90,7 @@ impl Prepared {
         let owner = Owner::of(&request.destination, request.owner.as_deref())?;
         let host = blocking(|| Ok(Host::this())).await?;
         let mut warnings = host.compare(snapshot, request.any_version)?;
+        warnings.extend(environment::warnings(snapshot));
         let path = match reach::path(repository, snapshot, &request.target, progress).await {
             // A standby goes on asking for WAL that comes later.
             Err(_) if request.standby && matches!(request.wal, WalSource::Command(_)) => None,

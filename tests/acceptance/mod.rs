@@ -3,6 +3,7 @@
 mod archive;
 mod deleting;
 mod encrypted;
+mod facts;
 mod layouts;
 mod moments;
 mod nothing;
