@@ -17,8 +17,10 @@ pub struct Reach {
     pub time: Option<i64>,
     /// A position in the WAL.
     pub lsn: Option<Lsn>,
-    /// A timeline.
+    /// A timeline; nothing is the newest one that the archive knows.
     pub timeline: Option<TimelineId>,
+    /// Whether each backup stays on its own timeline.
+    pub stays: bool,
 }
 
 impl Catalog {
@@ -52,7 +54,7 @@ impl Catalog {
             let wal = &snapshot.wal;
             reach.time.is_none_or(|time| snapshot.ended_at <= time)
                 && reach.lsn.is_none_or(|lsn| Lsn(wal.stop_lsn) <= lsn)
-                && reach.timeline.is_none_or(|timeline| wal.stop_timeline <= timeline.0)
+                && (reach.stays || self.leads_to(snapshot, reach.timeline))
         };
         let found = self.usable().rfind(|(_, snapshot)| reaches(snapshot));
         found.map(|(backup, _)| backup).ok_or_else(|| {
@@ -67,6 +69,23 @@ impl Catalog {
                 None => error.hint("there is no backup that can be restored"),
             }
         })
+    }
+
+    /// Whether recovery from a backup can follow a timeline, or the newest one: which that is depends on the
+    /// backup, from whose timeline on PostgreSQL tries one number after the other.
+    fn leads_to(&self, snapshot: &Snapshot, timeline: Option<TimelineId>) -> bool {
+        let own = TimelineId(snapshot.wal.stop_timeline);
+        let Some(inventory) = self.wal.get(&snapshot.system_id) else { return true };
+        let known = inventory.histories();
+        let newest = || {
+            let numbers = (own.0..u32::MAX).map(TimelineId);
+            numbers.take_while(|t| *t == own || known.contains_key(t)).last().unwrap_or(own)
+        };
+        let timeline = timeline.unwrap_or_else(newest);
+        timeline == own
+            || known
+                .get(&timeline)
+                .is_some_and(|history| history.contains(own, Lsn(snapshot.wal.stop_lsn)))
     }
 
     /// Whether a name can be given to a new backup.

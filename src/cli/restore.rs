@@ -167,13 +167,13 @@ impl FromStr for Tablespace {
     }
 }
 
-/// A file within the destination: whatever its name, nothing is written elsewhere.
+/// A file at the top of the destination that is no other one's: whatever its name, nothing is written elsewhere.
 fn inside(name: &str) -> Result<String, &'static str> {
-    let mut parts = Path::new(name).components().peekable();
-    if parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_))) {
-        Ok(name.to_owned())
-    } else {
-        Err("expected the name of a file in the destination")
+    const TAKEN: [&str; 4] = ["backup_label", "backup_manifest", "tablespace_map", "PG_VERSION"];
+    let is_taken = TAKEN.contains(&name) || name.ends_with(".signal") || name.ends_with(".pid");
+    match Path::new(name).components().collect::<Vec<_>>().as_slice() {
+        [Component::Normal(only)] if *only == name && !is_taken => Ok(name.to_owned()),
+        _ => Err("expected the name of a configuration file at the top of the destination"),
     }
 }
 

@@ -20,7 +20,7 @@ use super::settings::{COPIED_WAL, WalSource};
 use super::tree::{PlannedFiles, Tree, read_small};
 use super::wal_plan::WalPlan;
 use super::{Request, Restored, blocking};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::postgres::backup_label::{MappedTablespace, format_tablespace_map};
 use crate::postgres::control_file::CONTROL_FILE;
 use crate::progress::Progress;
@@ -93,7 +93,14 @@ impl Prepared {
         warnings.extend(environment::warnings(snapshot));
         let path = match reach::path(repository, snapshot, &request.target, progress).await {
             // A standby goes on asking for WAL that comes later.
-            Err(_) if request.standby && matches!(request.wal, WalSource::Command(_)) => None,
+            Err(error)
+                if request.standby
+                    && matches!(request.wal, WalSource::Command(_))
+                    && error.kind() == Kind::NotFound =>
+            {
+                warnings.push(error.to_string());
+                None
+            }
             path => Some(path?),
         };
         let wal = path.as_ref().map(|path| WalPlan::along(path, snapshot, &request, &mut layout));

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::{Lsn, SystemId, TimelineId};
 use crate::postgres::timeline_history::TimelineHistory;
 use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, WalName};
-use crate::postgres::wal_records::{WalReader, WalSummary};
+use crate::postgres::wal_records::{Record, WalReader, WalSummary};
 use crate::progress::Progress;
 use crate::repository::{self, Repository};
 use crate::wal::inventory::{Gap, Inventory};
@@ -56,6 +56,9 @@ pub async fn path(
         number = number.next();
     }
     let last = segments.last().copied();
+    // Where the timeline that recovery follows begins.
+    let begins = history.spans().last().map_or(Lsn::INVALID, |span| span.from);
+    let begins = SegmentNo::containing(begins, size);
     let mut path = Path { history, segments, last, size, inventory };
     let needed = match target.moment {
         Moment::Lsn(lsn) => lsn.max(stop),
@@ -70,16 +73,14 @@ pub async fn path(
         Moment::Time(time) if time.as_microsecond() < snapshot.ended_at => {
             Err(too_early(snapshot, &super::local(*time)))
         }
-        Moment::Lsn(_) => {
+        Moment::Lsn(_) | Moment::Time(_) | Moment::Xid(_) | Moment::Name(_) => {
             // What follows the record at which recovery stops is not needed.
             let last = search(repository, snapshot, target, &path, progress).await?;
             path.segments.truncate(last + 1);
             Ok(path)
         }
-        Moment::Time(_) | Moment::Xid(_) | Moment::Name(_) => {
-            search(repository, snapshot, target, &path, progress).await?;
-            Ok(path)
-        }
+        // PostgreSQL would go on along the timeline before.
+        Moment::Latest if number <= begins => Err(path.missing(snapshot, number, begins)),
         Moment::Latest | Moment::Immediate => Ok(path),
     }
 }
@@ -133,31 +134,15 @@ async fn history(
     Ok(history)
 }
 
-/// The file that recovery will read for a segment: from the newest timeline that has it.
+/// The file that recovery must read for a segment. Where a timeline begins, that is its own: that of the one before
+/// it goes on to where the path does not lead.
 fn available(
     history: &TimelineHistory,
     inventory: &Inventory,
     number: SegmentNo,
     size: SegmentSize,
 ) -> Option<SegmentName> {
-    let newest = history.segment(number, size);
-    let mut timelines: Vec<TimelineId> = history
-        .spans()
-        .iter()
-        .filter(|span| {
-            let from = SegmentNo::containing(span.from, size);
-            let to = span.to.map(|to| SegmentNo::containing(to, size));
-            from <= number && to.is_none_or(|to| number <= to)
-        })
-        .map(|span| span.timeline)
-        .collect();
-    timelines.push(newest.timeline);
-    timelines.sort_unstable();
-    timelines
-        .into_iter()
-        .rev()
-        .map(|timeline| SegmentName::new(timeline, number, size))
-        .find(|segment| inventory.has(*segment))
+    Some(history.segment(number, size)).filter(|segment| inventory.has(*segment))
 }
 
 /// The moments that a recovery can reach.
@@ -201,7 +186,7 @@ impl Path {
             count: last.0 - first.0 + 1,
         };
         Error::new(
-            Kind::Refused,
+            Kind::NotFound,
             format!(
                 "the archive cannot bring backup {} to this target: WAL is missing, from {} ({}) on: {gap}",
                 snapshot.backup_id,
@@ -230,28 +215,34 @@ async fn search(
     let system = Some(SystemId(snapshot.system_id));
     let start = Lsn(snapshot.wal.start_lsn);
     let mut reader = WalReader::starting_at(start, path.size, system);
+    let mut arrived = None;
     for (at, segment) in path.segments.iter().enumerate() {
         let Some(stored) = path.inventory.find(&WalName::Segment(*segment))? else { break };
         let content = repository::wal::read(repository, &stored.name).await?;
         progress.advance(content.len() as u64);
-        reader.feed(*segment, &content, |record| summary.add(record)).map_err(|error| {
+        let take = |record: &Record| {
+            summary.add(record);
+            if arrived.is_none() && is_reached(target, &summary) {
+                arrived = Some(record.end);
+            }
+        };
+        reader.feed(*segment, &content, take).map_err(|error| {
             Error::new(Kind::Damaged, format!("{segment} in the archive is not sound"))
                 .because(error)
         })?;
-        if is_reached(target, &summary) {
-            return Ok(at);
+        match arrived {
+            // PostgreSQL refuses to stop before it is consistent.
+            Some(end) if end <= Lsn(snapshot.wal.stop_lsn) => {
+                return Err(too_early(snapshot, &name_of(&target.moment)));
+            }
+            Some(_) => return Ok(at),
+            None => {}
         }
         if reader.ended() {
             break;
         }
     }
-    let what = match &target.moment {
-        Moment::Time(time) => super::local(*time),
-        Moment::Lsn(lsn) => format!("a record at LSN {lsn} or after it"),
-        Moment::Xid(xid) => format!("the end of transaction {xid}"),
-        Moment::Name(name) => format!("restore point {name:?}"),
-        _ => "the target".to_owned(),
-    };
+    let what = name_of(&target.moment);
     let reached = reader.reached().unwrap_or(start);
     let last = summary.latest_commit.map_or_else(
         || "and no transaction committed in it".to_owned(),
@@ -270,13 +261,24 @@ async fn search(
     ))
 }
 
+/// A moment, for people.
+fn name_of(moment: &Moment) -> String {
+    match moment {
+        Moment::Time(time) => super::local(*time),
+        Moment::Lsn(lsn) => format!("a record at LSN {lsn} or after it"),
+        Moment::Xid(xid) => format!("the end of transaction {xid}"),
+        Moment::Name(name) => format!("restore point {name:?}"),
+        _ => "the target".to_owned(),
+    }
+}
+
 /// Whether recovery would stop by now.
 fn is_reached(target: &Target, summary: &WalSummary) -> bool {
     match &target.moment {
         // It stops before the first transaction that ended later (or, exclusively, then).
-        Moment::Time(time) => summary.latest_commit.is_some_and(|commit| {
-            if target.exclusive { commit.time >= *time } else { commit.time > *time }
-        }),
+        Moment::Time(time) => summary
+            .latest_end
+            .is_some_and(|end| if target.exclusive { end >= *time } else { end > *time }),
         Moment::Xid(_) => summary.transaction.is_some(),
         Moment::Name(name) => summary.restore_point(name).is_some(),
         // Only a record that begins there, or later, tells that everything before it is done.

@@ -87,7 +87,13 @@ pub fn recovery(request: &Request) -> Vec<String> {
     match &request.wal {
         WalSource::Command(command) => settings.push(("restore_command", command.clone())),
         WalSource::Copied => {
-            settings.push(("restore_command", format!("cp {COPIED_WAL}/%f %p")));
+            settings.push((
+                "restore_command",
+                format!(
+                    // A copy that fails must not be taken for the end of the WAL.
+                    "test -f {COPIED_WAL}/%f || exit 1; cp {COPIED_WAL}/%f %p || exit 126"
+                ),
+            ));
             settings.push(("recovery_end_command", format!("rm -rf {COPIED_WAL}")));
         }
     }

@@ -78,8 +78,10 @@ impl Target {
                 .hint("name the backup, or 'latest'"));
             }
         }
-        if let TargetTimeline::Number(timeline) = self.timeline {
-            reach.timeline = Some(timeline);
+        match self.timeline {
+            TargetTimeline::Latest => {}
+            TargetTimeline::Current => reach.stays = true,
+            TargetTimeline::Number(timeline) => reach.timeline = Some(timeline),
         }
         Ok(reach)
     }
