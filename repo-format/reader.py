@@ -234,6 +234,21 @@ def read_environment(r):
     return e
 
 
+def read_server(record):
+    """What is known of a server's name (12.4): the systems that were accepted, or where its history is."""
+    r = Reader(record)
+    r.i64(), r.text()
+    systems, elsewhere = [], None
+    if r.one_of(1, 2) == 1:
+        systems = [system for system, _at in r.list(lambda: (r.u64(), r.i64()))]
+    else:
+        elsewhere = r.text()
+    r.end()
+    need(len(systems) <= 1024, "a server has too many systems")
+    need(all(a != b for a, b in zip(systems, systems[1:])), "a system is accepted twice in a row")
+    return systems, elsewhere
+
+
 def read_snapshot(record):
     r = Reader(record)
     s = {"server": r.text(), "system_id": r.u64(), "backup_id": r.text(), "sequence": r.u64()}
@@ -583,6 +598,20 @@ class Repository:
         ascending([name for name, _ in entries], "names in a directory")
         return entries
 
+    def server_names(self, prefix="servers"):
+        return [name for name in self.names(prefix) if re.fullmatch(r"servers/[^/]+/[1-9][0-9]*", name)]
+
+    def server(self, name):
+        return read_server(self.box("server record", name.encode(), unwrap(b"BARMANSV", self.get(name))))
+
+    def stored_name(self, server):
+        """The name under which the objects of a server are stored (12.4): the highest record tells."""
+        names = self.server_names(f"servers/{escape(server)}")
+        if not names:
+            return server
+        _systems, elsewhere = self.server(max(names, key=lambda name: int(name.split("/")[2])))
+        return elsewhere or server
+
     def snapshots(self):
         for name in self.names("snapshots"):
             sealed = unwrap(b"BARMANSN", self.get(name))
@@ -593,8 +622,9 @@ class Repository:
             yield snapshot
 
     def snapshot(self, server, backup):
+        stored = self.stored_name(server)
         for snapshot in self.snapshots():
-            if (snapshot["server"], snapshot["backup_id"]) == (server, backup):
+            if (snapshot["server"], snapshot["backup_id"]) == (stored, backup):
                 return snapshot
         raise Damage(f"server {server} has no backup {backup}")
 
@@ -619,7 +649,7 @@ class Repository:
                 yield from self.walk(node["content"], inner)
 
     def wal_names(self, server, top="wal"):
-        return list(self.names(f"{top}/{escape(server)}" if server else top))
+        return list(self.names(f"{top}/{escape(self.stored_name(server))}" if server else top))
 
     def extract_wal(self, name, out):
         r = Reader(unwrap(b"BARMANWL", self.get(name)))
@@ -724,6 +754,9 @@ def check(repository, _args):
                 if node["kind"] == "file":
                     repository.write(repository.pieces(node["content"], DATA), node["size"], node["digest"], nowhere)
                     files += 1
+        objects += 1
+    for name in repository.server_names():
+        repository.server(name)
         objects += 1
     for name in repository.wal_names(None) + repository.wal_names(None, "conflicts"):
         repository.extract_wal(name, nowhere)

@@ -15,6 +15,7 @@ use repo_format::maintenance::Maintenance;
 use repo_format::names::ObjectName;
 use repo_format::note::Note;
 use repo_format::record::Record;
+use repo_format::server::ServerRecord;
 use repo_format::session::Session;
 use repo_format::slot::{self, Credential};
 use repo_format::snapshot::Snapshot;
@@ -79,6 +80,10 @@ impl Seeds {
             ObjectName::Maintenance(_) => {
                 let record = Maintenance::open(&keys, name, object).unwrap().encode().unwrap();
                 self.put("format_records", "maintenance", &[&[3], &record]);
+            }
+            ObjectName::Server { .. } => {
+                let record = ServerRecord::open(&keys, name, object).unwrap().encode().unwrap();
+                self.put("format_records", "server", &[&[4], &record]);
             }
             ObjectName::Wal(_) | ObjectName::Conflict(_) => {
                 let header = WalObject::open(&keys, name, object).unwrap().header;

@@ -21,6 +21,8 @@ pub enum ObjectKind {
     Snapshot,
     /// `notes/…`
     Note,
+    /// `servers/<server>/<n>`
+    Server,
     /// `wal/…`, and `conflicts/…`
     Wal,
     /// `sessions/<id>/<beat>`
@@ -40,6 +42,7 @@ impl ObjectKind {
             ObjectKind::Index => "index run",
             ObjectKind::Snapshot => "snapshot",
             ObjectKind::Note => "note",
+            ObjectKind::Server => "server record",
             ObjectKind::Wal => "WAL object",
             ObjectKind::Session => "session",
             ObjectKind::Maintenance => "maintenance record",
@@ -55,6 +58,7 @@ impl ObjectKind {
             ObjectKind::Index => b"BARMANIX",
             ObjectKind::Snapshot => b"BARMANSN",
             ObjectKind::Note => b"BARMANNT",
+            ObjectKind::Server => b"BARMANSV",
             ObjectKind::Wal => b"BARMANWL",
             ObjectKind::Session => b"BARMANSE",
             ObjectKind::Maintenance => b"BARMANMT",

@@ -11,7 +11,7 @@
 //! - [`keys`], [`seal`], [`slot`], [`keyfile`]: master secrets, sealed boxes, wrapped keys;
 //! - [`chunk`], [`blob`], [`pack`], [`index`]: content, how it is stored, and where;
 //! - [`content`], [`tree`], [`environment`], [`snapshot`], [`wal`]: files, directories, backups, WAL;
-//! - [`config`], [`role`], [`note`], [`session`], [`maintenance`]: the objects around them;
+//! - [`config`], [`role`], [`note`], [`server`], [`session`], [`maintenance`]: the objects around them;
 //! - [`envelope`], [`record`], [`names`]: the frame of an object, sealed records, names in the store.
 
 pub mod blob;
@@ -33,6 +33,7 @@ pub mod pack;
 pub mod record;
 pub mod role;
 pub mod seal;
+pub mod server;
 pub mod session;
 pub mod slot;
 pub mod snapshot;

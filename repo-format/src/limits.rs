@@ -31,7 +31,7 @@ pub const MAX_PACK_BLOBS: usize = 1 << 20;
 /// The largest index run, in bytes.
 pub const MAX_INDEX: usize = 256 * 1024 * 1024;
 
-/// The largest snapshot, note, session, config or key slot, in bytes. A snapshot's record must also
+/// The largest snapshot, note, server record, session, config or key slot, in bytes. A snapshot's record must also
 /// fit a chunk, because a copy of it is kept as one.
 pub const MAX_RECORD: usize = MAX_CHUNK;
 
@@ -89,6 +89,9 @@ pub const MAX_FEATURES: usize = 64;
 
 /// The longest name of a feature, and the longest label of a key slot, in bytes.
 pub const MAX_LABEL: usize = 256;
+
+/// The most clusters that one server's record names.
+pub const MAX_SYSTEMS: usize = 1024;
 
 /// The most sealing epochs of a repository.
 pub const MAX_EPOCHS: usize = 1024;

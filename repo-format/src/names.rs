@@ -34,6 +34,13 @@ pub enum ObjectName {
         /// The number of the note, from 1.
         number: u64,
     },
+    /// `servers/<server>/<n>`: what is known of a server's name.
+    Server {
+        /// The server.
+        server: String,
+        /// The number of the record, from 1.
+        number: u64,
+    },
     /// `wal/<server>/<system id>/<timeline>/<file>[.<from>-<to>]-<digest>`: a WAL file.
     Wal(WalObjectName),
     /// `conflicts/…`, like `wal/…`: a WAL file that came with other content than the one stored.
@@ -133,6 +140,9 @@ impl fmt::Display for ObjectName {
             ObjectName::Note { server, backup_id, number } => {
                 write!(f, "notes/{}/{backup_id}/{number}", escape(server))
             }
+            ObjectName::Server { server, number } => {
+                write!(f, "servers/{}/{number}", escape(server))
+            }
             ObjectName::Wal(name) => write!(f, "wal/{name}"),
             ObjectName::Conflict(name) => write!(f, "conflicts/{name}"),
             ObjectName::Session { id, beat } => write!(f, "sessions/{id}/{beat}"),
@@ -161,6 +171,9 @@ impl ObjectName {
                 backup_id: (*backup_id).to_owned(),
                 number: number.parse().ok()?,
             },
+            ["servers", server, number] => {
+                ObjectName::Server { server: unescape(server)?, number: number.parse().ok()? }
+            }
             ["wal", rest @ ..] => ObjectName::Wal(parse_wal(rest)?),
             ["conflicts", rest @ ..] => ObjectName::Conflict(parse_wal(rest)?),
             ["sessions", id, beat] => {
@@ -179,6 +192,7 @@ impl ObjectName {
             ObjectName::Session { beat, .. } => *beat > 0,
             ObjectName::Snapshot(BackupName { backup_id, .. }) => is_backup_id(backup_id),
             ObjectName::Note { backup_id, number, .. } => is_backup_id(backup_id) && *number > 0,
+            ObjectName::Server { number, .. } => *number > 0,
             ObjectName::Wal(name) | ObjectName::Conflict(name) => name.is_plausible(),
             ObjectName::Role
             | ObjectName::KeySlot(_)
@@ -285,6 +299,7 @@ mod tests {
             ObjectName::Index(IndexId::from_bytes([1; 32])),
             ObjectName::Snapshot(backup.clone()),
             ObjectName::Note { server: "a".into(), backup_id: backup.backup_id, number: 3 },
+            ObjectName::Server { server: "main/é".into(), number: 2 },
             ObjectName::Wal(wal.clone()),
             ObjectName::Conflict(WalObjectName { part: None, ..wal.clone() }),
             ObjectName::Session { id: SessionId::from_bytes([9; 16]), beat: 44 },
@@ -335,6 +350,11 @@ mod tests {
             "wal/a/1/00000001/00000001.0000000a-0000000b-0123456789abcdef0123456789abcdef",
             "wal/a/1/00000001/00000001-0123456789ABCDEF0123456789abcdef",
             "role\n",
+            "servers/a/0",
+            "servers/a/01",
+            "servers/a",
+            "servers/a/b/1",
+            "servers/%61/1",
         ] {
             assert_eq!(ObjectName::parse(name), None, "{name}");
         }

@@ -40,6 +40,8 @@ pub enum Domain {
     Snapshot,
     /// A note about a backup.
     Note,
+    /// A server record.
+    Server,
     /// The header of a WAL object.
     Wal,
     /// A session's heartbeat.
@@ -59,6 +61,7 @@ impl Domain {
             Domain::KeySlot => "key slot",
             Domain::Snapshot => "snapshot",
             Domain::Note => "note",
+            Domain::Server => "server record",
             Domain::Wal => "WAL header",
             Domain::Session => "session",
             Domain::Maintenance => "maintenance record",

@@ -19,6 +19,7 @@ use repo_format::names::{BackupName, ObjectName, WalObjectName};
 use repo_format::note::{Fact, Failure, KeepTarget, Note};
 use repo_format::pack::PackEntry;
 use repo_format::seal::OVERHEAD;
+use repo_format::server::{AcceptedSystem, History, ServerRecord};
 use repo_format::session::{Activity, Session};
 use repo_format::slot::{Argon2id, Rights, SlotHeader, SlotSecrets, Unlock};
 use repo_format::snapshot::{
@@ -86,6 +87,7 @@ pub fn object_name() -> impl Strategy<Value = ObjectName> {
         backup_name().prop_map(ObjectName::Snapshot),
         (server(), backup_id(), number())
             .prop_map(|(server, backup_id, number)| ObjectName::Note { server, backup_id, number }),
+        (server(), number()).prop_map(|(server, number)| ObjectName::Server { server, number }),
         wal_name().prop_map(ObjectName::Wal),
         wal_name().prop_map(ObjectName::Conflict),
         (any::<[u8; 16]>(), number())
@@ -385,6 +387,24 @@ pub fn maintenance() -> impl Strategy<Value = Maintenance> {
             }
             record
         })
+}
+
+pub fn server_record() -> impl Strategy<Value = ServerRecord> {
+    let systems = vec((0u64..4, any::<i64>()), 0..6).prop_map(|systems| {
+        let systems = systems.into_iter().map(|(system_id, at)| AcceptedSystem { system_id, at });
+        let mut systems: Vec<_> = systems.collect();
+        systems.dedup_by_key(|system| system.system_id);
+        systems
+    });
+    let history = prop_oneof![
+        systems.prop_map(|systems| History::Here { systems }),
+        server().prop_map(|server| History::Elsewhere { server }),
+    ];
+    (any::<i64>(), text(), history).prop_map(|(at, host, history)| ServerRecord {
+        at,
+        host,
+        history,
+    })
 }
 
 pub fn config() -> impl Strategy<Value = Config> {

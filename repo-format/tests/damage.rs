@@ -14,6 +14,7 @@ use repo_format::names::ObjectName;
 use repo_format::note::Note;
 use repo_format::record::Record;
 use repo_format::role::PlaceRole;
+use repo_format::server::ServerRecord;
 use repo_format::session::Session;
 use repo_format::slot::{self, Credential};
 use repo_format::snapshot::Snapshot;
@@ -48,6 +49,7 @@ fn read(reader: &Reader, name: &ObjectName, object: &[u8]) -> Reading {
         ObjectName::Index(id) => format!("{:?}", IndexRun::open(keys, id, object).ok()?),
         ObjectName::Snapshot(_) => format!("{:?}", Snapshot::open(keys, name, object).ok()?),
         ObjectName::Note { .. } => format!("{:?}", Note::open(keys, name, object).ok()?),
+        ObjectName::Server { .. } => format!("{:?}", ServerRecord::open(keys, name, object).ok()?),
         ObjectName::Session { .. } => format!("{:?}", Session::open(keys, name, object).ok()?),
         ObjectName::Maintenance(_) => format!("{:?}", Maintenance::open(keys, name, object).ok()?),
         ObjectName::Wal(_) | ObjectName::Conflict(_) => read_wal(reader, name, object)?,

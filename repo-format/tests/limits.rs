@@ -10,6 +10,7 @@ use repo_format::limits::{LEAF, MAX_BLOB, MAX_CHUNK, MAX_RUNS};
 use repo_format::names::ObjectName;
 use repo_format::pack::PackEntry;
 use repo_format::record::{Record, SealError};
+use repo_format::server::{AcceptedSystem, History, ServerRecord};
 use repo_format::snapshot::Snapshot;
 
 use crate::fixtures;
@@ -139,6 +140,30 @@ fn hostile_lengths_allocate_little() {
     assert!(decode::<Vec<String>>("list", &bytes, 64).is_err());
     assert!(decode::<Vec<Run>>("list", &bytes, 64).is_err());
     assert!(decode::<u64>("over its limit", &bytes, 63).is_err());
+}
+
+#[test]
+fn a_server_record_leads_to_another_name_and_has_bounds() {
+    let keys = fixtures::keys(1);
+    let seal = |history: &History| {
+        let name = ObjectName::Server { server: "main".into(), number: 1 };
+        let record = ServerRecord { at: 0, host: String::new(), history: history.clone() };
+        record.seal(&keys, &name)
+    };
+    let here = |systems: &[u64]| History::Here {
+        systems: systems.iter().map(|id| AcceptedSystem { system_id: *id, at: 0 }).collect(),
+    };
+    let elsewhere = |server: &str| History::Elsewhere { server: server.to_owned() };
+    for valid in
+        [here(&[]), here(&[1, 2, 1]), here(&(0..1024).collect::<Vec<u64>>()), elsewhere("other")]
+    {
+        assert!(seal(&valid).is_ok(), "{valid:?}");
+    }
+    for invalid in
+        [here(&[1, 1]), here(&(0..1025).collect::<Vec<u64>>()), elsewhere("main"), elsewhere("")]
+    {
+        assert!(seal(&invalid).is_err(), "{invalid:?}");
+    }
 }
 
 #[test]

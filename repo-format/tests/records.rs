@@ -12,6 +12,7 @@ use repo_format::names::ObjectName;
 use repo_format::note::Note;
 use repo_format::pack;
 use repo_format::record::Record;
+use repo_format::server::ServerRecord;
 use repo_format::session::Session;
 use repo_format::slot::{SlotHeader, SlotSecrets};
 use repo_format::snapshot::Snapshot;
@@ -92,6 +93,11 @@ proptest! {
     #[test]
     fn notes(value in arbitrary::note(), mutations in mutations()) {
         canonical!(value, mutations, Note::encode, |b: &[u8]| Note::decode(b));
+    }
+
+    #[test]
+    fn servers(value in arbitrary::server_record(), mutations in mutations()) {
+        canonical!(value, mutations, ServerRecord::encode, |b: &[u8]| ServerRecord::decode(b));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use repo_format::names::ObjectName;
 use repo_format::note::Note;
 use repo_format::record::Record;
 use repo_format::role::PlaceRole;
+use repo_format::server::ServerRecord;
 use repo_format::session::Session;
 use repo_format::slot::{self, Credential};
 use repo_format::snapshot::Snapshot;
@@ -211,6 +212,7 @@ fn everything_around_is_read() {
                 }
             }
             ObjectName::Note { .. } => drop(Note::open(keys, name, object).unwrap()),
+            ObjectName::Server { .. } => drop(ServerRecord::open(keys, name, object).unwrap()),
             ObjectName::Session { .. } => drop(Session::open(keys, name, object).unwrap()),
             ObjectName::Maintenance(_) => drop(Maintenance::open(keys, name, object).unwrap()),
             ObjectName::Pack(id) => {
@@ -224,7 +226,7 @@ fn everything_around_is_read() {
         }
     }
     assert_eq!(opened, 1, "one slot is for the password");
-    assert_eq!(kinds.len(), 11, "{kinds:?}");
+    assert_eq!(kinds.len(), 12, "{kinds:?}");
 }
 
 #[test]

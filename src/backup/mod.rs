@@ -32,7 +32,7 @@ use crate::repository::commit::commit;
 use crate::repository::sessions::OwnSession;
 use crate::repository::snapshots::{self, next_in_order};
 use crate::repository::writer::{Writer, WriterOptions};
-use crate::repository::{Repository, aftermath, host, maintenance, notes, now_micros};
+use crate::repository::{Repository, aftermath, host, maintenance, notes, now_micros, servers};
 
 /// A backup that is wanted.
 #[derive(Debug, Clone)]
@@ -138,6 +138,9 @@ impl Attempt<'_> {
             )
             .hint("make both lead to the same server"));
         }
+        // Before anything is read, and again when it is committed.
+        let (server, id) = (&self.request.server, system.system_id.0);
+        servers::require_system(self.repository, server, id, "the server").await?;
         let doomed = maintenance::doomed_packs(self.repository).await?;
         let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
@@ -159,7 +162,7 @@ impl Attempt<'_> {
         let control = copied.control;
         let bad_pages = copied.pages.finish(start.lsn, stop.lsn);
         let snapshot = Snapshot {
-            server: self.request.server.clone(),
+            server: servers::stored_name(self.repository, &self.request.server).await?,
             system_id: control.system_id.0,
             backup_id: self.backup_id.to_owned(),
             sequence,
@@ -272,7 +275,8 @@ async fn free_id(repository: &Repository, server: &str, begun_at: i64) -> Result
         .into_iter()
         .map(|name| name.backup_id)
         .collect();
-    let prefix = format!("notes/{}/", repo_format::names::escape(server));
+    let stored = servers::stored_name(repository, server).await?;
+    let prefix = format!("notes/{}/", repo_format::names::escape(&stored));
     let notes = repository.storage().list(&prefix).await?;
     taken.extend(notes.iter().filter_map(|object| match ObjectName::parse(&object.name)? {
         ObjectName::Note { backup_id, .. } => Some(backup_id),

@@ -9,7 +9,7 @@ use super::expiry::{self, ExpiredWal};
 use super::{Backup, Catalog, Status};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
-use crate::repository::{self, Repository, notes, sessions};
+use crate::repository::{self, Repository, notes, servers, sessions};
 
 /// So many WAL objects are deleted at once.
 const PARALLEL_DELETES: usize = 16;
@@ -72,6 +72,7 @@ async fn user_of(
     server: &str,
     backup_id: &str,
 ) -> Result<Option<Session>> {
+    let stored = servers::stored_name(repository, server).await?;
     let live = sessions::live(repository).await?;
     Ok(live.into_iter().filter_map(|found| found.session).find(|session| {
         let (Activity::Backup { parents: used, .. } | Activity::Read { backups: used, .. }) =
@@ -79,7 +80,7 @@ async fn user_of(
         else {
             return false;
         };
-        used.iter().any(|name| name.server == server && name.backup_id == backup_id)
+        used.iter().any(|name| name.server == stored && name.backup_id == backup_id)
     }))
 }
 

@@ -21,7 +21,7 @@ use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, segments_be
 use crate::repository::notes::{self, BackupNotes};
 use crate::repository::snapshots::DamagedSnapshot;
 use crate::repository::wal::StoredWal;
-use crate::repository::{self, Repository, sessions, snapshots};
+use crate::repository::{self, Repository, servers, sessions, snapshots};
 use crate::wal::inventory::{Gap, Inventory};
 
 /// Where a backup is in its life. It is derived from what is there, never stored.
@@ -238,7 +238,8 @@ async fn running_backups(
     server: &str,
 ) -> Result<BTreeMap<String, Session>> {
     let all = sessions::running_backups(repository).await?;
-    let of_server = all.into_iter().filter(|((of, _), _)| of == server);
+    let stored = servers::stored_name(repository, server).await?;
+    let of_server = all.into_iter().filter(|((of, _), _)| *of == stored);
     Ok(of_server.map(|((_, backup_id), session)| (backup_id, session)).collect())
 }
 

@@ -11,7 +11,7 @@ use crate::catalog::{Catalog, Status};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::sql::SqlConnection;
-use crate::repository::{self, Access, Repository};
+use crate::repository::{self, Access, Repository, servers};
 
 /// How long the first WAL file of a server may take to arrive.
 const FIRST_WAL: Duration = Duration::from_secs(10);
@@ -151,7 +151,11 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
         _ => remote,
     };
     if let Some(remote) = &remote {
-        check_system(remote, streaming, catalog.as_ref(), report);
+        let accepted = match &repository {
+            Some(repository) => servers::systems(repository, &server.name).await.ok(),
+            None => None,
+        };
+        check_system(server, remote, streaming, &accepted.unwrap_or_default(), report);
         check_archiving(remote, report);
     }
     match first_wal {
@@ -298,12 +302,13 @@ fn check_catalog(server: &Server, catalog: &Catalog, report: &mut Report) {
     report.should("minimum redundancy requirements", enough, hint);
 }
 
-/// Both connections must lead to one cluster. That it is another one than the last backup's may be
-/// meant (pg_upgrade): it is told, and a backup of the new cluster settles it.
+/// Both connections must lead to one cluster, and to the one that the server stands for: nothing of another
+/// one is taken.
 fn check_system(
+    server: &Server,
     remote: &Remote,
     streaming: Option<u64>,
-    catalog: Option<&Catalog>,
+    accepted: &[u64],
     report: &mut Report,
 ) {
     let id = remote.system_id;
@@ -312,14 +317,15 @@ fn check_system(
         report.must("systemid coherence", false, hint);
         return;
     }
-    let last = catalog.and_then(|catalog| catalog.usable().next_back());
-    match last.map(|(_, snapshot)| snapshot.system_id) {
-        Some(other) if other != id => {
+    match accepted.last() {
+        Some(other) if !accepted.contains(&id) => {
             let hint = format!(
-                "the server is system {id}, and the last backup is of system {other}: if that is \
-                 not meant (pg_upgrade), conninfo leads to the wrong server"
+                "the server is system {id}, and its backups are of system {other}: after pg_upgrade or \
+                 a new initdb run: barman repo server-accept {}; otherwise conninfo leads to the \
+                 wrong server",
+                server.name
             );
-            report.should("systemid coherence", false, hint);
+            report.must("systemid coherence", false, hint);
         }
         Some(_) => report.must("systemid coherence", true, ""),
         None => report.must("systemid coherence", true, "no system Id stored on disk"),
@@ -347,7 +353,8 @@ fn check_archiving(remote: &Remote, report: &mut Report) {
 
 /// Files that came with other content than the archive has under their names.
 async fn check_conflicts(server: &Server, repository: &Repository, report: &mut Report) {
-    let prefix = format!("conflicts/{}/", escape(&server.name));
+    let stored = servers::stored_name(repository, &server.name).await;
+    let prefix = format!("conflicts/{}/", escape(&stored.unwrap_or_else(|_| server.name.clone())));
     match repository.storage().list(&prefix).await {
         Ok(objects) => {
             let conflicts =

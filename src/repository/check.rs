@@ -13,6 +13,7 @@ use repo_format::note::Note;
 use repo_format::pack::{self, PackEntry};
 use repo_format::record::Record;
 use repo_format::role::PlaceRole;
+use repo_format::server::ServerRecord;
 use repo_format::session::Session;
 use repo_format::slot;
 use repo_format::snapshot::Snapshot;
@@ -424,6 +425,7 @@ async fn check_small_objects(repository: &Arc<Repository>, report: &mut Report) 
             ObjectName::Role => PlaceRole::decode(&bytes).map(|_| ()),
             ObjectName::KeySlot(_) => slot::header(&bytes).map(|_| ()),
             ObjectName::Note { .. } => Note::open(keys, &name, &bytes).map(|_| ()),
+            ObjectName::Server { .. } => ServerRecord::open(keys, &name, &bytes).map(|_| ()),
             ObjectName::Session { .. } => Session::open(keys, &name, &bytes).map(|_| ()),
             ObjectName::Maintenance(_) => Maintenance::open(keys, &name, &bytes).map(|_| ()),
             _ => Ok(()),
@@ -433,7 +435,13 @@ async fn check_small_objects(repository: &Arc<Repository>, report: &mut Report) 
                 ObjectName::Note { server, backup_id, .. } => vec![format!("{server}/{backup_id}")],
                 _ => vec![],
             };
-            let detail = error.to_string();
+            let detail = match &name {
+                ObjectName::Server { server, .. } => format!(
+                    "{error}; what it said is put anew by: barman repo server-accept {server}, or \
+                     barman repo server-rename"
+                ),
+                _ => error.to_string(),
+            };
             report.problems.push(Problem { object: object.name, detail, backups });
         }
     }

@@ -18,7 +18,7 @@ use super::reader::Reader;
 use super::references::References;
 use super::sessions::{OwnSession, SILENCE};
 use super::writer::{Writer, WriterOptions};
-use super::{Access, Repository, maintenance, snapshots};
+use super::{Access, Repository, maintenance, servers, snapshots};
 
 /// Puts `snapshot`, all of whose chunks are stored, and makes sure that it is whole. When this
 /// returns, the backup is done.
@@ -32,6 +32,8 @@ pub async fn commit(
     snapshot: &Snapshot,
 ) -> Result<()> {
     store_copy(repository, snapshot).await?;
+    let Snapshot { server, system_id, backup_id, .. } = snapshot;
+    servers::bind(repository, server, *system_id, backup_id).await?;
     snapshots::put(repository, snapshot).await?;
     let verified = verify(repository, session, snapshot).await;
     if matches!(verified, Err(Error::MissingChunk(_) | Error::Fenced { .. })) {

@@ -111,6 +111,45 @@ pub enum Error {
         /// How long no heartbeat came through.
         silence: String,
     },
+    /// Something is of another cluster than the one that its server stands for.
+    #[error(
+        "server {server} stands for the cluster with system identifier {accepted}, and {what} is of \
+         the one with {found}"
+    )]
+    OtherSystem {
+        /// The server.
+        server: String,
+        /// The system identifier that was accepted.
+        accepted: u64,
+        /// What came.
+        what: String,
+        /// Its system identifier.
+        found: u64,
+    },
+    /// A server that should be renamed has no history.
+    #[error("there is nothing of server {server} in the repository")]
+    NoHistory {
+        /// The server.
+        server: String,
+    },
+    /// A server cannot get a name that stands for something already.
+    #[error("server {server} has a history of its own")]
+    HasHistory {
+        /// The name.
+        server: String,
+    },
+    /// A name that no server can have.
+    #[error("{name:?} cannot be the name of a server: it is empty or too long")]
+    ServerName {
+        /// The name.
+        name: String,
+    },
+    /// Somebody else changed what is known of a server at the same time.
+    #[error("somebody else changed what is known of server {server} at this moment")]
+    Changed {
+        /// The server.
+        server: String,
+    },
     /// A slot that should be removed is the last, or the one in use.
     #[error("key {0} cannot be removed: {1}")]
     SlotInUse(repo_format::ids::SlotId, &'static str),
@@ -162,6 +201,16 @@ impl From<Error> for crate::error::Error {
                 let Error::Storage(error) = error else { unreachable!("matched above") };
                 return error.into();
             }
+            Error::OtherSystem { server, .. } => {
+                let hint = format!(
+                    "after pg_upgrade or a new initdb: barman repo server-accept {server}; otherwise \
+                     another server uses this name: give it one of its own"
+                );
+                return crate::error::Error::new(Kind::Refused, error.to_string()).hint(hint);
+            }
+            Error::NoHistory { .. } | Error::ServerName { .. } => (Kind::NotFound, None),
+            Error::HasHistory { .. } => (Kind::Refused, Some("choose another name")),
+            Error::Changed { .. } => (Kind::Refused, Some("try again")),
             Error::Exists { .. } => {
                 (Kind::Refused, Some("choose an empty place, or use the repository that is there"))
             }

@@ -20,13 +20,15 @@ pub mod reader;
 pub mod references;
 pub mod repair;
 pub mod rewrite;
+pub mod servers;
 pub mod sessions;
 pub mod slots;
 pub mod snapshots;
 pub mod wal;
 pub mod writer;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use repo_format::config::{Chunking, Config, Features, Packing};
@@ -62,6 +64,8 @@ pub struct Repository {
     secrets: MasterSecrets,
     config: Config,
     slot: SlotId,
+    /// The stored names of servers that were asked for; see [`servers`].
+    servers: Mutex<BTreeMap<String, String>>,
 }
 
 impl Repository {
@@ -110,7 +114,7 @@ impl Repository {
             storage.delete(&ObjectName::KeySlot(slot).to_string()).await?;
             return Err(Error::Exists { location: storage.location() });
         }
-        Ok(Repository { storage, keys, secrets, config, slot })
+        Ok(Repository { storage, keys, secrets, config, slot, servers: Mutex::default() })
     }
 
     /// Opens the repository in `storage` with a password or key file.
@@ -130,7 +134,8 @@ impl Repository {
         if config.repository != opened.secrets.repository {
             return Err(Error::OtherRepository { location: storage.location() });
         }
-        let repository = Repository { storage, keys, secrets: opened.secrets, config, slot };
+        let (secrets, servers) = (opened.secrets, Mutex::default());
+        let repository = Repository { storage, keys, secrets, config, slot, servers };
         repository.require_features(&repository.config.features, access)?;
         if access != Access::Read {
             repository.refuse_mirror().await?;
@@ -161,6 +166,22 @@ impl Repository {
     /// The slot that opened the repository.
     pub fn slot(&self) -> SlotId {
         self.slot
+    }
+
+    /// The stored name of a server, if it was asked for before.
+    fn known_server(&self, server: &str) -> Option<String> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).get(server).cloned()
+    }
+
+    /// Remembers the stored name of a server for as long as this repository is open.
+    fn know_server(&self, server: &str, stored: &str) {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.insert(server.to_owned(), stored.to_owned());
+    }
+
+    /// Forgets the stored names, because one has changed.
+    fn forget_servers(&self) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Adds a slot for another password or key file.

@@ -8,7 +8,7 @@ use repo_format::note::{Fact, Failure, KeepTarget, Note};
 use repo_format::record::Record;
 
 use super::error::Result;
-use super::{Repository, host, now_micros};
+use super::{Repository, host, now_micros, servers};
 
 /// What the notes about one backup say together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,7 +49,8 @@ pub async fn of_server(
     repository: &Repository,
     server: &str,
 ) -> Result<BTreeMap<String, BackupNotes>> {
-    let notes = below(repository, &format!("notes/{}/", escape(server))).await?;
+    let server = servers::stored_name(repository, server).await?;
+    let notes = below(repository, &format!("notes/{}/", escape(&server))).await?;
     Ok(notes.into_iter().map(|((_, backup_id), notes)| (backup_id, notes)).collect())
 }
 
@@ -101,8 +102,9 @@ pub async fn names(
     server: &str,
     backup_id: &str,
 ) -> Result<Vec<ObjectName>> {
+    let server = servers::stored_name(repository, server).await?;
     let listed =
-        repository.storage().list(&format!("notes/{}/{backup_id}/", escape(server))).await?;
+        repository.storage().list(&format!("notes/{}/{backup_id}/", escape(&server))).await?;
     let names = listed.iter().filter_map(|object| ObjectName::parse(&object.name));
     Ok(names.filter(|name| matches!(name, ObjectName::Note { .. })).collect())
 }
@@ -110,12 +112,13 @@ pub async fn names(
 /// Notes a fact about a backup.
 pub async fn add(repository: &Repository, server: &str, backup_id: &str, fact: Fact) -> Result<()> {
     let note = Note { at: now_micros(), host: host::name(), fact };
-    let known = of_server(repository, server).await?;
+    let server = servers::stored_name(repository, server).await?;
+    let known = of_server(repository, &server).await?;
     let mut number = known.get(backup_id).map_or(0, |notes| notes.last);
     loop {
         number += 1;
         let name =
-            ObjectName::Note { server: server.to_owned(), backup_id: backup_id.to_owned(), number };
+            ObjectName::Note { server: server.clone(), backup_id: backup_id.to_owned(), number };
         let object = Bytes::from(note.seal(repository.keys(), &name)?);
         match repository.storage().put(&name.to_string(), object).await {
             // Somebody else noted something at the same time; what we note is newer.

@@ -17,7 +17,7 @@ use repo_format::session::{Activity, Session};
 use tokio::task::JoinHandle;
 
 use super::error::{Error, Result};
-use super::{Repository, host, now_micros};
+use super::{Repository, host, now_micros, servers};
 
 /// Time between two beats.
 const BEAT: Duration = Duration::from_secs(20);
@@ -90,8 +90,9 @@ impl OwnSession {
         server: &str,
         backup_id: &str,
     ) -> Result<Self> {
+        let server = &servers::stored_name(&repository, server).await?;
         let activity = Activity::Backup {
-            server: server.to_owned(),
+            server: server.clone(),
             backup_id: backup_id.to_owned(),
             parents: vec![],
             start: None,

@@ -8,8 +8,8 @@ use repo_format::names::{BackupName, ObjectName, escape};
 use repo_format::record::Record;
 use repo_format::snapshot::Snapshot;
 
-use super::Repository;
 use super::error::{Error, Result};
+use super::{Repository, servers};
 
 /// How many snapshots are read at once.
 const PARALLEL_READS: usize = 8;
@@ -17,7 +17,9 @@ const PARALLEL_READS: usize = 8;
 /// The names of all snapshots, or of those of one server, oldest id first.
 pub async fn names(repository: &Repository, server: Option<&str>) -> Result<Vec<BackupName>> {
     let prefix = match server {
-        Some(server) => format!("snapshots/{}/", escape(server)),
+        Some(server) => {
+            format!("snapshots/{}/", escape(&servers::stored_name(repository, server).await?))
+        }
         None => "snapshots/".to_owned(),
     };
     let mut names: Vec<BackupName> = repository

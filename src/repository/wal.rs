@@ -13,8 +13,8 @@ use repo_format::names::{ObjectName, WalObjectName, escape};
 use repo_format::pack::{self, PackEntry};
 use repo_format::wal::{WalHeader, WalObject};
 
-use super::Repository;
 use super::error::{Error, Result};
+use super::{Repository, servers};
 
 /// A WAL file in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,8 @@ pub async fn systems(repository: &Repository, server: &str) -> Result<Vec<u64>> 
 
 /// Everything archived of a server, in the order of system, timeline and name.
 pub async fn of_server(repository: &Repository, server: &str) -> Result<Vec<StoredWal>> {
-    list(repository, &format!("wal/{}/", escape(server))).await
+    let server = servers::stored_name(repository, server).await?;
+    list(repository, &format!("wal/{}/", escape(&server))).await
 }
 
 /// Everything archived of one system of a server.
@@ -47,7 +48,8 @@ pub async fn of_system(
     server: &str,
     system_id: u64,
 ) -> Result<Vec<StoredWal>> {
-    list(repository, &format!("wal/{}/{system_id}/", escape(server))).await
+    let server = servers::stored_name(repository, server).await?;
+    list(repository, &format!("wal/{}/{system_id}/", escape(&server))).await
 }
 
 /// Everything archived under one file's name: one object, or several where contents differ.
@@ -58,7 +60,8 @@ pub async fn of_file(
     timeline: u32,
     file: &str,
 ) -> Result<Vec<StoredWal>> {
-    let prefix = WalObjectName::timeline_prefix(server, system_id, timeline);
+    let server = servers::stored_name(repository, server).await?;
+    let prefix = WalObjectName::timeline_prefix(&server, system_id, timeline);
     let mut found = list(repository, &format!("{prefix}{file}-")).await?;
     found.retain(|stored| stored.name.file == file && stored.name.part.is_none());
     Ok(found)
@@ -70,7 +73,8 @@ pub async fn conflicts(
     server: &str,
     system_id: u64,
 ) -> Result<Vec<StoredWal>> {
-    list(repository, &format!("conflicts/{}/{system_id}/", escape(server))).await
+    let server = servers::stored_name(repository, server).await?;
+    list(repository, &format!("conflicts/{}/{system_id}/", escape(&server))).await
 }
 
 async fn list(repository: &Repository, prefix: &str) -> Result<Vec<StoredWal>> {

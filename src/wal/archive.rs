@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::control_file::CONTROL_FILE;
 use crate::postgres::lsn::SystemId;
 use crate::postgres::wal_name::WalName;
-use crate::repository::{self, Repository, host, now_micros};
+use crate::repository::{self, Repository, host, now_micros, servers};
 
 /// Small chunks of a WAL file share a blob of about this size.
 const BLOB: usize = 1024 * 1024;
@@ -39,8 +39,8 @@ pub enum Archived {
 /// Archives a WAL file for `server`.
 ///
 /// # Errors
-/// If the archive has other content under its name, if nobody can tell which cluster it is of, or if it
-/// could not be made durable.
+/// If it is of another cluster than the one that the server stands for, if the archive has other content
+/// under its name, if nobody can tell which cluster it is of, or if it could not be made durable.
 pub async fn archive(
     repository: &Arc<Repository>,
     server: &str,
@@ -51,6 +51,7 @@ pub async fn archive(
         None => archiving_system(repository, server, &arrival.origin).await?,
     };
     let Arrival { name, file, content, .. } = arrival;
+    servers::require_system(repository, server, system_id.0, &file).await?;
     store(repository, server, system_id, name, &file, Arc::new(content)).await
 }
 
@@ -65,7 +66,7 @@ async fn store(
 ) -> Result<Archived> {
     let digest = repository.keys().naming().digest_of(&content);
     let object_name = WalObjectName {
-        server: server.to_owned(),
+        server: servers::stored_name(repository, server).await?,
         system_id: system_id.0,
         timeline: name.timeline().0,
         file: file.to_owned(),
@@ -256,9 +257,13 @@ fn used_length(content: &[u8]) -> usize {
     last.next_multiple_of(LEAF).min(content.len())
 }
 
-/// The cluster that a small file is taken to be of which does not come from its data directory: the one
-/// whose WAL came last, since a server sends a history file between segments of its own.
+/// The cluster that a small file is taken to be of which does not come from its data directory: the one that
+/// the server stands for, or else the one whose WAL came last, since a server sends a history file between
+/// segments of its own.
 async fn archiving_system(repository: &Repository, server: &str, origin: &str) -> Result<SystemId> {
+    if let [accepted] = servers::systems(repository, server).await?.as_slice() {
+        return Ok(SystemId(*accepted));
+    }
     let mut newest = None;
     for system in system_ids(repository, server).await? {
         let stored = repository::wal::of_system(repository, server, system).await?;

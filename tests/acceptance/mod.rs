@@ -4,6 +4,7 @@ mod archive;
 mod deleting;
 mod encrypted;
 mod facts;
+mod identity;
 mod layouts;
 mod moments;
 mod nothing;

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::barman;
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 30] = [
     "backup",
     "check",
     "cron",
@@ -22,6 +22,8 @@ const COMMANDS: [&str; 28] = [
     "repo key change-password",
     "repo key list",
     "repo key remove",
+    "repo server-accept",
+    "repo server-rename",
     "repo upgrade",
     "restore",
     "show-backup",

@@ -7,6 +7,7 @@ mod key;
 mod prune;
 mod repair;
 mod secret;
+mod server;
 mod upgrade;
 
 use clap::Subcommand;
@@ -43,6 +44,10 @@ enum Command {
     Prune(prune::Args),
     Repair(repair::Args),
     Key(key::Args),
+    #[command(name = "server-accept")]
+    ServerAccept(server::AcceptArgs),
+    #[command(name = "server-rename")]
+    ServerRename(server::RenameArgs),
     Upgrade(upgrade::Args),
 }
 
@@ -56,6 +61,8 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         Command::Prune(args) => prune::run(args, server, session).await,
         Command::Repair(args) => repair::run(args, server, session).await,
         Command::Key(args) => key::run(args, server, session).await,
+        Command::ServerAccept(args) => server::accept(args, session).await,
+        Command::ServerRename(args) => server::rename(args, server, session).await,
         Command::Upgrade(args) => upgrade::run(args, server, session).await,
     }
 }
