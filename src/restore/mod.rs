@@ -106,11 +106,11 @@ pub async fn restore(
 /// A moment, as this host's clock shows it and in UTC.
 pub fn local(time: Timestamp) -> String {
     let zoned = time.to_zoned(jiff::tz::TimeZone::system());
-    let local = zoned.strftime("%Y-%m-%d %H:%M:%S%:z");
+    let local = zoned.strftime("%Y-%m-%d %H:%M:%S%.f%:z");
     if zoned.offset() == jiff::tz::Offset::UTC {
         local.to_string()
     } else {
-        format!("{local} ({})", time.strftime("%Y-%m-%d %H:%M:%S UTC"))
+        format!("{local} ({})", time.strftime("%Y-%m-%d %H:%M:%S%.f UTC"))
     }
 }
 

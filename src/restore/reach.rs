@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use repo_format::snapshot::Snapshot;
 
 use super::target::{Moment, Target, TargetTimeline};
@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::{Lsn, SystemId, TimelineId};
 use crate::postgres::timeline_history::TimelineHistory;
 use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, WalName};
-use crate::postgres::wal_records::{Record, WalReader, WalSummary};
+use crate::postgres::wal_records::{Record, RecordKind, WalReader, WalSummary};
 use crate::progress::Progress;
 use crate::repository::{self, Repository};
 use crate::wal::inventory::{Gap, Inventory};
@@ -69,10 +69,7 @@ pub async fn path(
         return Err(path.missing(snapshot, number, last_needed));
     }
     match &target.moment {
-        Moment::Lsn(lsn) if *lsn < stop => Err(too_early(snapshot, &format!("LSN {lsn}"))),
-        Moment::Time(time) if time.as_microsecond() < snapshot.ended_at => {
-            Err(too_early(snapshot, &super::local(*time)))
-        }
+        Moment::Lsn(lsn) if *lsn < stop => Err(path.too_early(snapshot, &format!("LSN {lsn}"))),
         Moment::Lsn(_) | Moment::Time(_) | Moment::Xid(_) | Moment::Name(_) => {
             // What follows the record at which recovery stops is not needed.
             let last = search(repository, snapshot, target, &path, progress).await?;
@@ -196,6 +193,25 @@ impl Path {
         )
         .hint("archive what is missing, or choose an earlier target or a later backup")
     }
+
+    /// The error for a target before the end of the backup, with what can be reached from it.
+    fn too_early(&self, snapshot: &Snapshot, what: &str) -> Error {
+        let last = self.window(snapshot).ok().flatten().map(|window| {
+            let archived = super::local(window.archived_at);
+            format!(", and the archive goes on to {} ({archived})", window.last_segment)
+        });
+        Error::new(
+            Kind::Refused,
+            format!(
+                "{what} is before the end of backup {}, which is consistent from {} ({}) on{}",
+                snapshot.backup_id,
+                Lsn(snapshot.wal.stop_lsn),
+                ended(snapshot),
+                last.unwrap_or_default()
+            ),
+        )
+        .hint("choose an earlier backup ('auto' finds one), or a later target")
+    }
 }
 
 /// Looks for the target in the WAL, in the order of recovery. Returns the index of the segment that has
@@ -213,14 +229,18 @@ async fn search(
         _ => WalSummary::default(),
     };
     let system = Some(SystemId(snapshot.system_id));
-    let start = Lsn(snapshot.wal.start_lsn);
+    let (start, stop) = (Lsn(snapshot.wal.start_lsn), Lsn(snapshot.wal.stop_lsn));
     let mut reader = WalReader::starting_at(start, path.size, system);
     let mut arrived = None;
+    let mut backup = BackupTime::default();
     for (at, segment) in path.segments.iter().enumerate() {
         let Some(stored) = path.inventory.find(&WalName::Segment(*segment))? else { break };
         let content = repository::wal::read(repository, &stored.name).await?;
         progress.advance(content.len() as u64);
         let take = |record: &Record| {
+            if record.end <= stop {
+                backup.add(record);
+            }
             summary.add(record);
             if arrived.is_none() && is_reached(target, &summary) {
                 arrived = Some(record.end);
@@ -230,10 +250,15 @@ async fn search(
             Error::new(Kind::Damaged, format!("{segment} in the archive is not sound"))
                 .because(error)
         })?;
+        if let Moment::Time(time) = target.moment
+            && backup.lasted_beyond(time, target.exclusive, snapshot.ended_at)
+        {
+            return Err(path.too_early(snapshot, &super::local(time)));
+        }
         match arrived {
             // PostgreSQL refuses to stop before it is consistent.
-            Some(end) if end <= Lsn(snapshot.wal.stop_lsn) => {
-                return Err(too_early(snapshot, &name_of(&target.moment)));
+            Some(end) if end <= stop => {
+                return Err(path.too_early(snapshot, &name_of(&target.moment)));
             }
             Some(_) => return Ok(at),
             None => {}
@@ -251,7 +276,10 @@ async fn search(
     Err(Error::new(
         Kind::Refused,
         format!(
-            "the archive does not reach {what}: it ends at {reached} on timeline {}, {last}",
+            "the archive does not reach {what}: from backup {}, which is consistent from {stop} ({}) on, \
+             it goes to {reached} on timeline {}, {last}",
+            snapshot.backup_id,
+            ended(snapshot),
             path.history.timeline()
         ),
     )
@@ -264,6 +292,9 @@ async fn search(
 /// A moment, for people.
 fn name_of(moment: &Moment) -> String {
     match moment {
+        Moment::Time(time) if *time > Timestamp::now() => {
+            format!("{}, which is in the future by this host's clock", super::local(*time))
+        }
         Moment::Time(time) => super::local(*time),
         Moment::Lsn(lsn) => format!("a record at LSN {lsn} or after it"),
         Moment::Xid(xid) => format!("the end of transaction {xid}"),
@@ -287,19 +318,93 @@ fn is_reached(target: &Target, summary: &WalSummary) -> bool {
     }
 }
 
-fn too_early(snapshot: &Snapshot, what: &str) -> Error {
-    let stop = Lsn(snapshot.wal.stop_lsn);
-    let end = super::local(Timestamp::from_microsecond(snapshot.ended_at).unwrap_or_default());
-    Error::new(
-        Kind::Refused,
-        format!(
-            "{what} is before the end of backup {}, which is consistent from {stop} ({end}) on",
-            snapshot.backup_id
-        ),
-    )
-    .hint("choose an earlier backup ('auto' finds one), or a later target")
+/// How far the server's own clock had got by the end of a backup, as the WAL of the backup tells. What this
+/// host's clock said then is no measure: times in the WAL are the server's.
+#[derive(Debug, Default)]
+struct BackupTime {
+    /// The latest end of a transaction in it: PostgreSQL looks at commits and rollbacks alike.
+    transaction: Option<Timestamp>,
+    /// The second in which the last of its checkpoints began: all that was committed before is in the backup,
+    /// whether the backup's WAL has it or not.
+    checkpoint: Option<Timestamp>,
+}
+
+impl BackupTime {
+    /// Takes a record that comes before the end of the backup.
+    fn add(&mut self, record: &Record) {
+        match record.kind {
+            RecordKind::Commit { time, .. } | RecordKind::Abort { time, .. } => {
+                self.transaction = self.transaction.max(Some(time));
+            }
+            RecordKind::Checkpoint { time, .. } => {
+                self.checkpoint = self.checkpoint.max(Some(time));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the backup may hold anything later than the target, so that it cannot be recovered to it.
+    fn lasted_beyond(&self, time: Timestamp, exclusive: bool, ended_at: i64) -> bool {
+        let is_before = |checkpoint: Timestamp| {
+            let second = time.duration_since(checkpoint);
+            // Within the second of the checkpoint only this host's clock can tell.
+            second.is_negative()
+                || (second < SignedDuration::from_secs(1) && time.as_microsecond() < ended_at)
+        };
+        self.checkpoint.is_some_and(is_before)
+            || self.transaction.is_some_and(|end| time < end || (exclusive && time == end))
+    }
+}
+
+/// When a backup ended, by the clock of the host that made it.
+fn ended(snapshot: &Snapshot) -> String {
+    super::local(Timestamp::from_microsecond(snapshot.ended_at).unwrap_or_default())
 }
 
 fn list(timelines: &[TimelineId]) -> String {
     timelines.iter().map(TimelineId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::wal_records::ResourceManager;
+
+    fn record(kind: RecordKind) -> Record {
+        let (start, end, resource_manager) = (Lsn(1), Lsn(2), ResourceManager::XLOG);
+        Record { start, end, resource_manager, xid: 0, length: 1, kind }
+    }
+
+    fn at(second: &str) -> Timestamp {
+        format!("2026-10-25T01:00:{second}Z").parse().unwrap()
+    }
+
+    #[test]
+    fn the_servers_clock_tells_whether_a_backup_lasted_beyond_a_time() {
+        let mut backup = BackupTime::default();
+        let (redo, timeline) = (Lsn(1), TimelineId(1));
+        backup.add(&record(RecordKind::Checkpoint {
+            redo,
+            timeline,
+            previous: timeline,
+            shutdown: false,
+            time: at("10"),
+        }));
+        // Whatever the clock of the host says that made it: an hour before, or after.
+        for ended_at in [at("00").as_microsecond() - 3_600_000_000, i64::MAX] {
+            assert!(backup.lasted_beyond(at("09.999"), false, ended_at));
+            assert!(!backup.lasted_beyond(at("11"), false, ended_at));
+        }
+        let ended_at = at("10.5").as_microsecond();
+        assert!(backup.lasted_beyond(at("10.4"), false, ended_at));
+        assert!(!backup.lasted_beyond(at("10.5"), false, ended_at));
+
+        let commit = |second| RecordKind::Commit { xid: 7, time: at(second), prepared: false };
+        backup.add(&record(commit("20")));
+        backup.add(&record(commit("15")));
+        assert!(backup.lasted_beyond(at("19"), false, ended_at));
+        assert!(!backup.lasted_beyond(at("20"), false, ended_at));
+        assert!(backup.lasted_beyond(at("20"), true, ended_at));
+        assert!(!backup.lasted_beyond(at("20.000001"), true, ended_at));
+    }
 }

@@ -1,8 +1,9 @@
 //! Recovery targets: the moment that a restored server shall reach.
 
+use jiff::Timestamp;
 use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::fmt::temporal::DateTimeParser;
+use jiff::tz::{AmbiguousOffset, Disambiguation, TimeZone};
 
 use crate::catalog::resolve::Reach;
 use crate::error::{Error, Kind, Result};
@@ -145,31 +146,45 @@ impl Target {
 /// # Errors
 /// If it is no time, or one that the zone has twice or never (around a change of its offset).
 pub fn parse_time(text: &str) -> Result<Timestamp> {
+    parse_time_in(text, &TimeZone::system())
+}
+
+fn parse_time_in(text: &str, zone: &TimeZone) -> Result<Timestamp> {
+    /// A time in a named zone must say which of two it means, as one without a zone must.
+    static PARSER: DateTimeParser = DateTimeParser::new().disambiguation(Disambiguation::Reject);
     let text = text.trim();
     let wrong = |why: String| {
         Error::new(Kind::Usage, format!("{text:?} is not a time that can be a target: {why}"))
-            .hint("write it like 2026-01-31 23:59:59.5+01:00")
     };
+    let form = "write it like 2026-01-31 23:59:59.5+01:00";
     // PostgreSQL writes offsets as +01, which RFC 9557 does not know.
     let spelled = match text.char_indices().rev().nth(2) {
         Some((at, '+' | '-')) if text.contains(':') => format!("{}{}:00", &text[..at], &text[at..]),
         _ => text.to_owned(),
     };
+    if spelled.contains('[') {
+        let zoned = PARSER.parse_zoned(&spelled);
+        return zoned.map(|zoned| zoned.timestamp()).map_err(|e| wrong(e.to_string()).hint(form));
+    }
     if let Ok(time) = spelled.parse::<Timestamp>() {
         return Ok(time);
     }
-    if let Ok(zoned) = spelled.parse::<Zoned>() {
-        return Ok(zoned.timestamp());
-    }
-    let civil: DateTime = spelled.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
-    let zone = TimeZone::system();
-    let ambiguous = zone.to_ambiguous_zoned(civil);
-    if ambiguous.is_ambiguous() {
-        return Err(wrong(
-            "this host's time zone has it twice, or not at all; add an offset".into(),
-        ));
-    }
-    ambiguous.unambiguous().map(|zoned| zoned.timestamp()).map_err(|e| wrong(e.to_string()))
+    let civil: DateTime =
+        spelled.parse().map_err(|e: jiff::Error| wrong(e.to_string()).hint(form))?;
+    let name = zone.iana_name().unwrap_or("of this host");
+    let (how, before, after) = match zone.to_ambiguous_timestamp(civil).offset() {
+        AmbiguousOffset::Unambiguous { offset } => {
+            let time = offset.to_timestamp(civil);
+            return time.map_err(|e| wrong(e.to_string()).hint(form));
+        }
+        AmbiguousOffset::Fold { before, after } => ("has it twice", before, after),
+        AmbiguousOffset::Gap { before, after } => {
+            ("does not have it: clocks were put forward over it", before, after)
+        }
+    };
+    let civil = civil.strftime("%Y-%m-%d %H:%M:%S%.f");
+    Err(wrong(format!("the time zone {name} {how}"))
+        .hint(format!("say which moment it is: '{civil}{before}' or '{civil}{after}'")))
 }
 
 #[cfg(test)]
@@ -190,6 +205,39 @@ mod tests {
         for text in ["", "yesterday", "2026-13-01 00:00", "2026-01-31 25:00:00+01"] {
             assert!(parse_time(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn times_without_an_offset_are_of_the_zone_and_must_be_one_moment() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let parsed = |text: &str| parse_time_in(text, &berlin);
+        for (text, expected) in [
+            ("2026-03-29 01:59:59", "2026-03-29T00:59:59Z"),
+            ("2026-03-29 03:00", "2026-03-29T01:00:00Z"),
+            ("2026-10-25 01:59:59.25", "2026-10-24T23:59:59.25Z"),
+            ("2026-10-25 03:00:00", "2026-10-25T02:00:00Z"),
+            ("2026-10-25 02:30:00+02", "2026-10-25T00:30:00Z"),
+            ("2026-10-25 02:30:00+01", "2026-10-25T01:30:00Z"),
+            ("2026-03-29 02:30:00+01", "2026-03-29T01:30:00Z"),
+            ("2026-10-25T08:00:00[America/New_York]", "2026-10-25T12:00:00Z"),
+        ] {
+            assert_eq!(parsed(text).unwrap(), expected.parse().unwrap(), "{text}");
+        }
+        for (text, how) in [
+            ("2026-10-25 02:30:00", "Europe/Berlin has it twice"),
+            ("2026-03-29 02:30:00", "Europe/Berlin does not have it"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.to_string().contains(how), "{error}");
+            let hint = error.hint_text().unwrap();
+            for offset in ["+01", "+02"] {
+                let suggested = format!("{text}{offset}");
+                assert!(hint.contains(&format!("'{suggested}'")), "{hint}");
+                assert!(parsed(&suggested).is_ok(), "{suggested}");
+            }
+        }
+        assert!(parsed("2026-11-01T01:30:00[America/New_York]").is_err(), "twice there");
+        assert!(parsed("2026-10-25 02:30:00 CET").is_err(), "an abbreviation says too little");
     }
 
     #[test]

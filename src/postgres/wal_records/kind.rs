@@ -91,6 +91,8 @@ pub enum RecordKind {
         previous: TimelineId,
         /// Whether the server shut down, or came up from recovery, with it.
         shutdown: bool,
+        /// When it began, in whole seconds.
+        time: Timestamp,
     },
     /// Recovery ended, and a new timeline began.
     EndOfRecovery {
@@ -133,6 +135,7 @@ fn xlog(info: u8, data: &[u8]) -> FormatResult<RecordKind> {
             timeline: TimelineId(fields.u32(8)?),
             previous: TimelineId(fields.u32(12)?),
             shutdown: info == 0x00,
+            time: Timestamp::from_second(fields.i64(64)?).unwrap_or(Timestamp::MAX),
         },
         0x40 => RecordKind::Switch,
         0x50 => RecordKind::BackupEnd { start: Lsn(fields.u64(0)?) },
