@@ -23,7 +23,7 @@ need_compiler
 # As root, Debian's own: it also brings the user that servers run as.
 if is_root; then need_debian_postgres "testing"; fi
 # The tests run servers of their own, on loopback.
-need_packages "testing" openssh-client openssh-server
+need_packages "testing" openssh-client openssh-server libfaketime
 mkdir -p "$cache"
 servers=$cache/postgres
 can_reach "$cache" || servers=/var/cache/barman-test

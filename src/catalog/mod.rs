@@ -192,20 +192,7 @@ impl Catalog {
                 .into_iter()
                 .map(|(id, session)| without_snapshot(id, BackupNotes::default(), Some(session))),
         );
-        // Order follows the sequence; backups without one are placed by their ids.
-        backups.sort_by(|a, b| a.id.cmp(&b.id));
-        let order = |backup: &Backup| backup.snapshot.as_ref().map(|s| s.sequence);
-        let mut with_order: Vec<Backup> =
-            backups.iter().filter(|b| b.snapshot.is_some()).cloned().collect();
-        with_order.sort_by_key(order);
-        let mut in_order = with_order.into_iter();
-        let backups = backups
-            .into_iter()
-            .map(|backup| match backup.snapshot {
-                Some(_) => in_order.next().unwrap_or(backup),
-                None => backup,
-            })
-            .collect();
+        let backups = in_order(backups);
         Ok(Catalog { server: server.to_owned(), backups, deleted, wal })
     }
 
@@ -241,6 +228,26 @@ async fn running_backups(
     let stored = servers::stored_name(repository, server).await?;
     let of_server = all.into_iter().filter(|((of, _), _)| *of == stored);
     Ok(of_server.map(|((_, backup_id), session)| (backup_id, session)).collect())
+}
+
+/// Backups in their order: that of the sequence, which no clock changes. One that failed has no place in it: it
+/// comes behind the newest backup with a lower id. What is being made now is the last.
+fn in_order(backups: Vec<Backup>) -> Vec<Backup> {
+    let (mut placed, rest): (Vec<Backup>, Vec<Backup>) =
+        backups.into_iter().partition(|backup| backup.snapshot.is_some());
+    placed.sort_by_key(|backup| backup.snapshot.as_ref().map(|snapshot| snapshot.sequence));
+    let place = |backup: &Backup| match &backup.running {
+        Some(_) => placed.len(),
+        None => placed.iter().rposition(|other| other.id < backup.id).map_or(0, |at| at + 1),
+    };
+    let mut rest: Vec<(usize, bool, Backup)> =
+        rest.into_iter().map(|it| (place(&it), it.running.is_some(), it)).collect();
+    rest.sort_by(|a, b| (a.0, a.1, &a.2.id).cmp(&(b.0, b.1, &b.2.id)));
+    // From the end, so that the places before stay what they are.
+    for (place, _, backup) in rest.into_iter().rev() {
+        placed.insert(place, backup);
+    }
+    placed
 }
 
 fn with_snapshot(

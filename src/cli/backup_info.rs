@@ -27,14 +27,17 @@ pub fn fields(server: &str, backup: &Backup) -> Map<String, Value> {
     set("mode", json!("postgres"));
     set("error", json!(backup.failure.as_ref().map(|failure| &failure.reason)));
     if let Some(failure) = &backup.failure {
-        set("begin_time", json!(iso(failure.begun_at)));
+        set("begin_time", json!(shown_time(failure.begun_at)));
+        set("begin_time_timestamp", json!(human::epoch(time(failure.begun_at))));
         set("systemid", json!(failure.system_id.map(|id| id.to_string())));
     }
     let Some(snapshot) = &backup.snapshot else { return fields };
     let (cluster, statistics) = (&snapshot.cluster, &snapshot.statistics);
     let range = WalRange::of(snapshot);
-    set("begin_time", json!(iso(snapshot.begun_at)));
-    set("end_time", json!(iso(snapshot.ended_at)));
+    set("begin_time", json!(shown_time(snapshot.begun_at)));
+    set("begin_time_timestamp", json!(human::epoch(time(snapshot.begun_at))));
+    set("end_time", json!(shown_time(snapshot.ended_at)));
+    set("end_time_timestamp", json!(human::epoch(time(snapshot.ended_at))));
     set("begin_wal", json!(range.begin.to_string()));
     set("end_wal", json!(range.end.to_string()));
     set("begin_xlog", json!(Lsn(snapshot.wal.start_lsn).to_string()));
@@ -128,6 +131,7 @@ pub fn on_off(value: bool) -> &'static str {
     if value { "on" } else { "off" }
 }
 
-fn iso(micros: i64) -> String {
+/// A time in the form of Barman, which has no offset: a `_timestamp` goes with each.
+fn shown_time(micros: i64) -> String {
     human::time(time(micros))
 }

@@ -11,10 +11,13 @@ use crate::catalog::{Catalog, Status};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::sql::SqlConnection;
-use crate::repository::{self, Access, Repository, servers};
+use crate::repository::{self, Access, Repository, servers, snapshots};
 
 /// How long the first WAL file of a server may take to arrive.
 const FIRST_WAL: Duration = Duration::from_secs(10);
+
+/// So far the clocks of this host and of the repository may be apart.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// One line of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,8 +135,15 @@ async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mu
         None => None,
     };
     report.must("retention policy settings", true, "");
-    if let Some(catalog) = &catalog {
-        check_catalog(server, catalog, report);
+    if let (Some(catalog), Some(repository)) = (&catalog, &repository) {
+        let now = check_clock(repository, report).await;
+        let last = catalog.usable().next_back().map(|(_, snapshot)| snapshot.backup_name());
+        let last = match last {
+            Some(name) => snapshots::stored_at(repository, &name).await.ok().flatten(),
+            None => None,
+        };
+        let age = |at: SystemTime| now.duration_since(at).unwrap_or_default();
+        check_catalog(server, catalog, last.map(age), age, report);
     }
     let primary = match &remote {
         Some(remote) => connect_to_primary(server, remote, report).await,
@@ -254,15 +264,51 @@ async fn open(
     }
 }
 
-fn check_catalog(server: &Server, catalog: &Catalog, report: &mut Report) {
+/// Compares this host's clock with the store's, which is returned: ages are differences of times of the store.
+async fn check_clock(repository: &Repository, report: &mut Report) -> SystemTime {
+    let before = SystemTime::now();
+    let now = match repository.storage().now().await {
+        Ok(now) => now,
+        Err(error) => {
+            report.should(
+                "clock skew",
+                false,
+                Error::from(repository::Error::from(error)).in_one_line(),
+            );
+            return before;
+        }
+    };
+    // Asking takes time: this host's clock agrees with all of it.
+    let (ahead, behind) = (before.duration_since(now), now.duration_since(SystemTime::now()));
+    let (how, skew) = match (ahead, behind) {
+        (Ok(skew), _) if skew > CLOCK_SKEW => ("ahead of", skew),
+        (_, Ok(skew)) if skew > CLOCK_SKEW => ("behind", skew),
+        _ => {
+            report.should("clock skew", true, "");
+            return now;
+        }
+    };
+    let skew = human::duration(skew);
+    let hint = format!("this host's clock is {skew} {how} the repository's: set both by NTP");
+    report.should("clock skew", false, hint);
+    now
+}
+
+/// What the catalogue tells; `last_age` is the last backup's, and `age` that of any moment of the store.
+fn check_catalog(
+    server: &Server,
+    catalog: &Catalog,
+    last_age: Option<Duration>,
+    age: impl Fn(SystemTime) -> Duration,
+    report: &mut Report,
+) {
     let last = catalog.usable().next_back().map(|(_, snapshot)| snapshot);
     report.backup_bytes = last.map_or(0, |snapshot| snapshot.statistics.bytes);
     match server.last_backup_maximum_age {
         None => report.should("backup maximum age", true, "no last_backup_maximum_age provided"),
         Some(limit) => {
-            let age = last.map(|snapshot| age_of(snapshot.ended_at));
-            let shown = age.map_or("No available backups".to_owned(), human::duration);
-            let passed = age.is_some_and(|age| age <= limit.duration());
+            let shown = last_age.map_or("No available backups".to_owned(), human::duration);
+            let passed = last_age.is_some_and(|age| age <= limit.duration());
             let hint = format!("interval provided: {limit}, latest backup age: {shown}");
             report.should("backup maximum age", passed, hint);
         }
@@ -284,7 +330,7 @@ fn check_catalog(server: &Server, catalog: &Catalog, report: &mut Report) {
     match server.last_wal_maximum_age {
         None => report.should("wal maximum age", true, "no last_wal_maximum_age provided"),
         Some(limit) => {
-            let age = newest.map(|at: SystemTime| at.elapsed().unwrap_or_default());
+            let age = newest.map(age);
             let shown = age.map_or("No WAL files archived".to_owned(), human::duration);
             let passed = age.is_some_and(|age| age <= limit.duration());
             let hint = format!("interval provided: {limit}, latest wal age: {shown}");
@@ -401,10 +447,4 @@ async fn first_wal(
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(false)
-}
-
-/// How long ago a moment of the repository was.
-fn age_of(micros: i64) -> Duration {
-    let passed = repository::now_micros().saturating_sub(micros);
-    Duration::from_micros(u64::try_from(passed).unwrap_or_default())
 }

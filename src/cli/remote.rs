@@ -1,11 +1,12 @@
 //! What a running server says of itself, asked once for a command.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::human;
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::ConnInfo;
@@ -150,9 +151,9 @@ impl Remote {
 
     /// Barman's names for all this.
     pub fn shown(&self) -> Map<String, Value> {
-        let time = |at: Option<std::time::SystemTime>| {
-            at.and_then(|at| Timestamp::try_from(at).ok()).map(crate::cli::human::time)
-        };
+        let moment = |at: Option<SystemTime>| at.and_then(|at| Timestamp::try_from(at).ok());
+        let time = |at| moment(at).map(human::time);
+        let epoch = |at| moment(at).map(human::epoch);
         let archiver = &self.archiver;
         let shown = json!({
             "server_txt_version": self.version,
@@ -172,10 +173,13 @@ impl Remote {
             "archived_count": archiver.archived_count,
             "last_archived_wal": archiver.last_archived_wal,
             "last_archived_time": time(archiver.last_archived_time),
+            "last_archived_time_timestamp": epoch(archiver.last_archived_time),
             "failed_count": archiver.failed_count,
             "last_failed_wal": archiver.last_failed_wal,
             "last_failed_time": time(archiver.last_failed_time),
+            "last_failed_time_timestamp": epoch(archiver.last_failed_time),
             "stats_reset": time(archiver.stats_reset),
+            "stats_reset_timestamp": epoch(archiver.stats_reset),
             "is_archiving": self.is_archiving(),
             "current_archived_wals_per_second":
                 self.archived_per_hour().map(|rate| rate / 3600.0),

@@ -100,7 +100,9 @@ fn of_server(server: &Server, status: &mut Status) {
 
 fn of_postgres(remote: &Remote, status: &mut Status) {
     let time = |at: Option<SystemTime>| {
-        at.and_then(|at| Timestamp::try_from(at).ok()).map(human::time).unwrap_or_default()
+        at.and_then(|at| Timestamp::try_from(at).ok())
+            .map(human::time_with_offset)
+            .unwrap_or_default()
     };
     let archiver = &remote.archiver;
     status.add("pg_version", "PostgreSQL version", &*remote.version);

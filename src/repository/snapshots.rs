@@ -1,5 +1,7 @@
 //! Snapshots in the store.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use repo_format::DecodeError;
@@ -90,6 +92,13 @@ pub async fn of_server(repository: &Repository, server: &str) -> Result<Vec<Snap
         tracing::warn!("the snapshot of backup {} is left out: {error}", name.backup_id);
     }
     Ok(snapshots)
+}
+
+/// When a snapshot was put, by the store's clock; nothing if there is none.
+pub async fn stored_at(repository: &Repository, name: &BackupName) -> Result<Option<SystemTime>> {
+    let name = ObjectName::Snapshot(name.clone()).to_string();
+    let listed = repository.storage().list(&name).await?;
+    Ok(listed.iter().find(|object| object.name == name).map(|object| object.modified))
 }
 
 /// Puts a snapshot. A second attempt to put the very same one succeeds.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -97,6 +97,10 @@ impl Storage for FaultyStorage {
             None => self.inner.list(prefix).await,
             Some(_) => Err(self.error("list", prefix)),
         }
+    }
+
+    async fn now(&self) -> Result<SystemTime> {
+        self.inner.now().await
     }
 
     async fn remove_unfinished(&self, age: Duration) -> Result<usize> {

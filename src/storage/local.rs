@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -122,8 +122,12 @@ impl Storage for LocalStorage {
         }
     }
 
+    async fn now(&self) -> Result<SystemTime> {
+        self.run("write", "", now_in).await
+    }
+
     async fn remove_unfinished(&self, age: Duration) -> Result<usize> {
-        self.run("list", "", move |path| remove_unfinished(path, age)).await
+        self.run("list", "", move |path| remove_unfinished(path, now_in(path)?, age)).await
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
@@ -140,15 +144,24 @@ impl Storage for LocalStorage {
     }
 }
 
+/// The time that a file in `directory` gets now: on a NAS it is not this host's.
+fn now_in(directory: &Path) -> io::Result<SystemTime> {
+    let temporary = unused_name(directory)?;
+    let now =
+        write_synced(&temporary, &[], 0o600).and_then(|()| fs::metadata(&temporary)?.modified());
+    let _ = fs::remove_file(&temporary);
+    now
+}
+
 /// Removes the temporary files below `directory` that were not written to for `age`.
-fn remove_unfinished(directory: &Path, age: Duration) -> io::Result<usize> {
+fn remove_unfinished(directory: &Path, now: SystemTime, age: Duration) -> io::Result<usize> {
     let mut removed = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let Ok(metadata) = entry.metadata() else { continue };
-        let is_old = metadata.modified()?.elapsed().is_ok_and(|elapsed| elapsed >= age);
+        let is_old = now.duration_since(metadata.modified()?).is_ok_and(|passed| passed >= age);
         if metadata.is_dir() {
-            removed += remove_unfinished(&entry.path(), age)?;
+            removed += remove_unfinished(&entry.path(), now, age)?;
         } else if is_old && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
             // Its writer may have ended or removed it in this very moment.
             removed += usize::from(fs::remove_file(entry.path()).is_ok());
@@ -188,9 +201,7 @@ pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     if path.try_exists()? {
         return Err(ErrorKind::AlreadyExists.into());
     }
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let temporary = directory.join(format!("{TEMPORARY}{:016x}", u64::from_le_bytes(random)));
+    let temporary = unused_name(directory)?;
     let written =
         write_synced(&temporary, bytes, mode).and_then(|()| name_exclusively(&temporary, path));
     if written.is_err() {
@@ -199,6 +210,13 @@ pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     }
     written?;
     sync_directory(directory)
+}
+
+/// A name in `directory` that no listing returns.
+fn unused_name(directory: &Path) -> io::Result<PathBuf> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(directory.join(format!("{TEMPORARY}{:016x}", u64::from_le_bytes(random))))
 }
 
 fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {

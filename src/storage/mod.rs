@@ -48,6 +48,9 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Deletes an object; it is no error if there is none.
     async fn delete(&self, name: &str) -> Result<()>;
 
+    /// The time by the clock of the place, which objects that are put now get. Asking takes the right to write.
+    async fn now(&self) -> Result<SystemTime>;
+
     /// Removes what writers that died have left behind and no listing shows, if it was not touched for
     /// `age`. Says how many files.
     async fn remove_unfinished(&self, age: Duration) -> Result<usize>;

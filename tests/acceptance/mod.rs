@@ -1,6 +1,7 @@
 //! What the program promises, played on real servers through its own command line.
 
 mod archive;
+mod clocks;
 mod deleting;
 mod encrypted;
 mod facts;

@@ -179,6 +179,7 @@ pub struct Cluster {
     tls: Option<Tls>,
     port: u16,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     server: Option<Child>,
 }
 
@@ -214,6 +215,12 @@ impl Cluster {
         self
     }
 
+    /// Sets variables of the server's environment, from the next start on.
+    pub fn environment(mut self, variables: Vec<(String, String)>) -> Cluster {
+        self.environment = variables;
+        self
+    }
+
     /// Starts the server and waits until it takes connections; panics with its log where it does not.
     #[track_caller]
     pub fn start(&mut self) {
@@ -234,6 +241,7 @@ impl Cluster {
         let log_start = self.log().len();
         let log = fs::File::options().append(true).open(self.log_path()).unwrap();
         let mut command = self.postgres.command("postgres", self.directory.path());
+        command.envs(self.environment.iter().cloned());
         command.arg("-D").arg(&self.data);
         command.arg("-c").arg(format!("port={}", self.port));
         command.args(["-c", "listen_addresses=127.0.0.1", "-c", "logging_collector=off"]);
@@ -445,8 +453,8 @@ impl Cluster {
 
     fn new(postgres: Postgres, directory: TempDir, data: PathBuf, tls: Option<Tls>) -> Cluster {
         account::write_file(&directory.path().join("log"), "");
-        let (port, options, server) = (free_port(), Vec::new(), None);
-        Cluster { postgres, directory, data, tls, port, options, server }
+        let (port, options, environment) = (free_port(), Vec::new(), Vec::new());
+        Cluster { postgres, directory, data, tls, port, options, environment, server: None }
     }
 
     fn pgbench_command(&self, args: &[&str]) -> std::process::Command {

@@ -16,6 +16,7 @@
 
 pub mod account;
 pub mod barman;
+pub mod clock;
 pub mod cluster;
 pub mod postgres;
 pub mod process;
