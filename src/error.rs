@@ -86,10 +86,11 @@ impl Error {
 
     /// The error with its hint, in one line: for PostgreSQL's log, and for tables.
     pub fn in_one_line(&self) -> String {
-        match &self.hint {
+        let text = match &self.hint {
             Some(hint) => format!("{self}; {hint}"),
             None => self.to_string(),
-        }
+        };
+        text.lines().collect::<Vec<_>>().join(" ")
     }
 
     /// The exit code of a command that ends with this error (Barman's: 1, and 2 for a command line

@@ -19,9 +19,10 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::{Lsn, TimelineId};
 use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, segments_between};
 use crate::repository::notes::{self, BackupNotes};
+use crate::repository::servers::stored_name;
 use crate::repository::snapshots::DamagedSnapshot;
 use crate::repository::wal::StoredWal;
-use crate::repository::{self, Repository, servers, sessions, snapshots};
+use crate::repository::{self, Repository, sessions, snapshots};
 use crate::wal::inventory::{Gap, Inventory};
 
 /// Where a backup is in its life. It is derived from what is there, never stored.
@@ -225,7 +226,7 @@ async fn running_backups(
     server: &str,
 ) -> Result<BTreeMap<String, Session>> {
     let all = sessions::running_backups(repository).await?;
-    let stored = servers::stored_name(repository, server).await?;
+    let stored = stored_name(repository, server).await?;
     let of_server = all.into_iter().filter(|((of, _), _)| *of == stored);
     Ok(of_server.map(|((_, backup_id), session)| (backup_id, session)).collect())
 }

@@ -1,7 +1,10 @@
 //! `barman get-wal`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::wal_restore::FAILED;
+use super::watchdog::End;
 use super::{Session, open};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::error::FormatError;
@@ -67,7 +70,15 @@ const EXAMPLES: &str = "EXAMPLES:
 /// The name of the command.
 pub const NAME: &str = "get-wal";
 
-/// Runs the command. Every error becomes exit code [`FAILED`](super::wal_restore::FAILED); a file that is not there is
+/// Who asked over SSH does not wait any longer, and asks again.
+pub const TOO_LATE: End = End {
+    option: "wal_restore_timeout",
+    limit: Duration::from_secs(60),
+    message: "the repository gave no answer",
+    code: FAILED,
+};
+
+/// Runs the command. Every error becomes exit code [`FAILED`]; a file that is not there is
 /// exit code 1.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let output = &session.output;

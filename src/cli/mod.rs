@@ -18,6 +18,7 @@ pub mod output;
 pub mod progress;
 pub mod remote;
 pub mod table;
+pub mod watchdog;
 
 pub mod backup;
 pub mod check;
@@ -45,6 +46,7 @@ use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use futures::FutureExt;
@@ -58,6 +60,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use output::{Color, Format, Output};
 use progress::Terminal;
+use watchdog::Watchdog;
 
 /// Back up PostgreSQL servers into a deduplicating, encrypted repository.
 ///
@@ -190,9 +193,19 @@ pub fn parse(
     let understood =
         understood.map(|(global, command)| Invocation(Program::Barman(global, Box::new(command))));
     understood.map_err(|error| {
-        // Nobody is left to tell when the help cannot be printed.
-        let _ = error.print();
-        ExitCode::from(usage_code(&error, &arguments))
+        let code = usage_code(&error, &arguments);
+        let is_for_postgres =
+            arguments.iter().any(|word| FOR_POSTGRES.iter().any(|name| word == name));
+        if code != 0 && is_for_postgres {
+            // One line, because it goes to PostgreSQL's log.
+            let text = error.to_string();
+            let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            Output::new(output::Options::default(), Terminal::new(false)).error(text);
+        } else {
+            // Nobody is left to tell when the help cannot be printed.
+            let _ = error.print();
+        }
+        ExitCode::from(code)
     })
 }
 
@@ -208,8 +221,13 @@ pub async fn run(invocation: Invocation) -> ExitCode {
         Err(error) => return end(output, Err(error)),
     };
     let gives_wal = matches!(command, Command::WalRestore(_) | Command::GetWal(_));
+    let is_for_postgres = is_for_postgres(&command);
+    let watchdog = watch(&command);
     let (output, result) = match global.load() {
         Ok(config) => {
+            if let Some((watchdog, limit)) = watchdog.as_ref().zip(limit(&command, &config)) {
+                watchdog.change(limit);
+            }
             global.start_logging(&output, Some(&config));
             report_doubts(&config, &output, &command);
             let interrupt = listen(&command, &output);
@@ -231,7 +249,40 @@ pub async fn run(invocation: Invocation) -> ExitCode {
     if gives_wal && result.is_err() {
         output.set_exit_code(wal_restore::FAILED);
     }
+    if let (Err(error), true) = (&result, is_for_postgres) {
+        output.error(error.in_one_line());
+        return ExitCode::from(output.finish());
+    }
     end(output, result)
+}
+
+/// What PostgreSQL runs, here or from a database host.
+const FOR_POSTGRES: [&str; 4] =
+    [wal_archive::NAME, put_wal::NAME, wal_restore::NAME, get_wal::NAME];
+
+/// Begins to watch the time of a command that must not hang, even where reading the configuration does.
+fn watch(command: &Command) -> Option<Watchdog> {
+    let end = match command {
+        Command::WalArchive(_) | Command::PutWal(_) => wal_archive::TOO_LATE,
+        Command::GetWal(_) => get_wal::TOO_LATE,
+        _ => return None,
+    };
+    Some(Watchdog::start(end))
+}
+
+/// How long the command may take, as its server is configured.
+fn limit(command: &Command, config: &Config) -> Option<Duration> {
+    let (Command::WalArchive(wal_archive::Args { server_name, .. })
+    | Command::PutWal(put_wal::Args { server_name, .. })
+    | Command::GetWal(get_wal::Args { server_name, .. })) = command
+    else {
+        return None;
+    };
+    let server = config.servers.get(server_name)?;
+    Some(match command {
+        Command::GetWal(_) => server.wal_restore_timeout.max(get_wal::TOO_LATE.limit),
+        _ => server.wal_archive_timeout,
+    })
 }
 
 /// Whether PostgreSQL runs the command, for each WAL file.

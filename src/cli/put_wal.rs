@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use super::wal_archive::{accepts_wal, in_time};
+use super::wal_archive::accepts_wal;
 use super::{Session, open};
 use crate::error::{Error, Kind, Result};
 use crate::repository::Access;
@@ -28,15 +28,11 @@ const EXAMPLES: &str = "EXAMPLES:
   archive_command = 'barman-wal-archive backup-host main %p'    # on the database host; it runs:
   ssh barman@backup-host barman put-wal main";
 
-/// Runs the command. What fails is said in one line, because it goes to PostgreSQL's log.
-pub async fn run(args: Args, session: &mut Session) -> Result<()> {
-    if let Err(error) = in_time(&args.server_name, session, put(&args, session)).await {
-        session.output.error(error.in_one_line());
-    }
-    Ok(())
-}
+/// The name of the command.
+pub const NAME: &str = "put-wal";
 
-async fn put(args: &Args, session: &Session) -> Result<()> {
+/// Runs the command.
+pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let server = session.server(&args.server_name)?;
     accepts_wal(server)?;
     let repository = open::quietly(&server.repository, Access::Write).await?;

@@ -1,7 +1,9 @@
 //! `barman wal-archive`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::watchdog::End;
 use super::{Session, open};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
@@ -12,7 +14,8 @@ use crate::wal::arrival::Arrival;
 /// Archive one WAL file: the archive_command of PostgreSQL.
 ///
 /// Stores the file in the repository and returns 0 only when it is safe there. The same file again is
-/// success; another content under a name that is taken is an error. Needs no configuration file when
+/// success; another content under a name that is taken is an error. Every failure is one line and an exit code that
+/// makes PostgreSQL try again, at the latest when wal_archive_timeout is over. Needs no configuration file when
 /// BARMAN_REPOSITORY and BARMAN_REPOSITORY_KEY_FILE are set.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -27,32 +30,25 @@ const EXAMPLES: &str = "EXAMPLES:
   archive_command = 'barman wal-archive main %p'    # postgresql.conf
   barman wal-archive main pg_wal/000000010000000000000042";
 
-/// Runs the command. What fails is said in one line, because it goes to PostgreSQL's log.
+/// The name of the command.
+pub const NAME: &str = "wal-archive";
+
+/// An archiver that hangs is worse than one that fails: PostgreSQL tries again.
+pub const TOO_LATE: End = End {
+    option: "wal_archive_timeout",
+    limit: Duration::from_secs(60),
+    message: "not archived",
+    code: 1,
+};
+
+/// Runs the command.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
-    if let Err(error) = in_time(&args.server_name, session, archive_file(&args, session)).await {
-        session.output.error(error.in_one_line());
-    }
-    Ok(())
-}
-
-/// Does `work` within the time that archiving may take: an archiver that hangs is worse than one that fails.
-pub async fn in_time(
-    server: &str,
-    session: &Session,
-    work: impl Future<Output = Result<()>>,
-) -> Result<()> {
-    let limit = session.server_or_bare(server)?.wal_archive_timeout;
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let message = format!("not archived within wal_archive_timeout ({} s)", limit.as_secs());
-        Err(Error::new(Kind::Storage, message).hint("PostgreSQL tries again"))
-    })
-}
-
-async fn archive_file(args: &Args, session: &Session) -> Result<()> {
     let server = session.server_or_bare(&args.server_name)?;
     accepts_wal(&server)?;
     let repository = open::quietly(&server.repository, Access::Write).await?;
-    match archive::archive(&repository, &server.name, Arrival::read(&args.wal_path)?).await? {
+    match archive::archive(&repository, &server.name, Arrival::read_aside(&args.wal_path).await?)
+        .await?
+    {
         Archived::Stored(bytes) => {
             tracing::info!("archived {} in {bytes} bytes", args.wal_path.display());
         }

@@ -16,9 +16,10 @@ use crate::wal::fetch;
 ///
 /// Writes the file to its destination and returns 0. The exit code is 1 only when the repository certainly
 /// does not have it, which tells PostgreSQL that the archive ends there. A repository that cannot be reached is asked
-/// again for wal_restore_timeout; on a standby, which asks again by itself, the exit code is 1 at once. All other
-/// failures have exit code 126, with which PostgreSQL stops instead of taking an earlier end for the end. Needs no configuration file when
-/// BARMAN_REPOSITORY and BARMAN_REPOSITORY_KEY_FILE are set.
+/// again for wal_restore_timeout. Then the exit code is 126, with which PostgreSQL stops instead of taking an earlier end
+/// for the end; on a standby it is 1, because a standby asks again by itself, however long the outage is. So do not
+/// promote a standby during an outage of the repository unless you know that it has all WAL: it would go its own way
+/// from an earlier moment. Needs no configuration file when BARMAN_REPOSITORY and BARMAN_REPOSITORY_KEY_FILE are set.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -28,7 +29,7 @@ pub struct Args {
     pub wal_name: String,
     /// Where to write it: %p of restore_command
     pub wal_dest: PathBuf,
-    /// What to do when the repository could not be asked for wal_restore_timeout, instead of exit code 126
+    /// What to do when the repository could not be asked for wal_restore_timeout
     #[arg(long, value_enum, value_name = "WHAT")]
     pub on_error: Option<OnError>,
 }
@@ -47,6 +48,12 @@ pub const FAILED: u8 = 126;
 /// The pause between the first two attempts; each later one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
+/// The least time that an attempt has.
+const ATTEMPT: Duration = Duration::from_secs(60);
+
+/// What makes a server a standby, in its data directory, in which PostgreSQL runs its commands.
+const STANDBY_SIGNAL: &str = "standby.signal";
+
 /// No pause is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -55,9 +62,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 pub enum OnError {
     /// Go on asking without end
     Retry,
-    /// Exit with 126: PostgreSQL stops
+    /// Exit with 126: PostgreSQL stops, a standby too
     Abort,
-    /// Exit with 1, as if there were no such file: PostgreSQL takes the archive to end there
+    /// Exit with 1, as if there were no such file: PostgreSQL takes the archive to end there, and opens for writing
     Missing,
 }
 
@@ -81,27 +88,58 @@ impl Patience {
         mut attempt: impl AsyncFnMut() -> Result<bool>,
     ) -> Result<bool> {
         let end = Instant::now() + self.limit;
-        // A standby asks again by itself, streams meanwhile, and may be promoted at any time.
-        let is_standby = Path::new("standby.signal").exists() && self.on_error.is_none();
         let mut pause = FIRST_PAUSE;
+        let mut said = String::new();
         loop {
-            let error = match attempt().await {
+            let error = match self.attempt_until(end, &mut attempt).await {
                 Ok(is_there) => return Ok(is_there),
                 Err(error) => error,
             };
-            let may_pass = matches!(error.kind(), Kind::Storage | Kind::Io | Kind::NotFound);
-            let is_late = self.on_error != Some(OnError::Retry) && Instant::now() + pause > end;
-            if !may_pass || is_late || is_standby {
-                if (may_pass && is_standby) || self.on_error == Some(OnError::Missing) {
-                    output.error(error.in_one_line());
-                    return Ok(false);
-                }
+            // What is wrong with the command line stays wrong, and is nothing that PostgreSQL should go on with.
+            if matches!(error.kind(), Kind::Usage | Kind::Config | Kind::Internal) {
                 return Err(error);
             }
-            output.warning(format!("{}; asking again", error.in_one_line()));
+            let may_pass = !matches!(error.kind(), Kind::Refused | Kind::Damaged);
+            let is_late = self.on_error != Some(OnError::Retry) && Instant::now() + pause > end;
+            if !may_pass || is_late {
+                return self.give_up(output, error);
+            }
+            let line = error.in_one_line();
+            if line != said {
+                output.warning(format!("{line}; asking again"));
+                said = line;
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// One attempt. A store that hangs is as good as one that fails.
+    async fn attempt_until(
+        &self,
+        end: Instant,
+        attempt: &mut impl AsyncFnMut() -> Result<bool>,
+    ) -> Result<bool> {
+        let limit = end.saturating_duration_since(Instant::now()).max(ATTEMPT);
+        tokio::time::timeout(limit, attempt()).await.unwrap_or_else(|_| {
+            let message = format!("the repository gave no answer in {} s", limit.as_secs());
+            Err(Error::new(Kind::Storage, message))
+        })
+    }
+
+    /// What PostgreSQL is told when there was no answer. A standby goes on for 1: it asks again by itself, and streams
+    /// meanwhile. Any other recovery would end there, with whatever it has.
+    fn give_up(&self, output: &Output, error: Error) -> Result<bool> {
+        let is_missing = match self.on_error {
+            Some(OnError::Missing) => true,
+            Some(OnError::Abort | OnError::Retry) => false,
+            None => Path::new(STANDBY_SIGNAL).exists(),
+        };
+        if !is_missing {
+            return Err(error);
+        }
+        output.error(error.in_one_line());
+        Ok(false)
     }
 }
 

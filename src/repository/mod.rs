@@ -82,6 +82,7 @@ impl Repository {
         chunking: Chunking,
         packing: Packing,
     ) -> Result<Self> {
+        storage.prepare(None).await?;
         remove_unfinished(storage.as_ref()).await?;
         let secrets = MasterSecrets::random()?;
         let keys = KeyRing::new(&secrets).map_err(|e| Error::damaged("new keys", e))?;
@@ -141,6 +142,15 @@ impl Repository {
             repository.refuse_mirror().await?;
         }
         Ok(repository)
+    }
+
+    /// The same repository, reached through `storage`.
+    #[must_use]
+    pub fn through(&self, storage: Arc<dyn Storage>) -> Self {
+        let Repository { keys, secrets, config, .. } = self;
+        let (keys, secrets, config) = (keys.clone(), secrets.clone(), config.clone());
+        let servers = Mutex::default();
+        Repository { storage, keys, secrets, config, slot: self.slot, servers }
     }
 
     /// Where the repository is, as a person would name it.

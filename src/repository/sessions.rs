@@ -277,7 +277,7 @@ pub fn is_gone_from_this_host(session: &Session) -> bool {
     !boot_id.is_empty()
         && session.boot_id == boot_id
         && session.host == host::name()
-        && host::process_start(session.process) != Some(session.process_start)
+        && host::is_gone(session.process, session.process_start)
 }
 
 /// Removes a session.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Cause, Error, Object, Result, Storage};
+use super::{Cause, Error, Object, Result, Space, Storage};
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,13 @@ impl Storage for FaultyStorage {
         self.inner.location()
     }
 
+    async fn prepare(&self, group: Option<u32>) -> Result<()> {
+        match self.next() {
+            None => self.inner.prepare(group).await,
+            Some(_) => Err(self.error("create", "")),
+        }
+    }
+
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         match self.next() {
             None => self.inner.put(name, bytes).await,
@@ -105,6 +112,18 @@ impl Storage for FaultyStorage {
 
     async fn remove_unfinished(&self, age: Duration) -> Result<usize> {
         self.inner.remove_unfinished(age).await
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        self.inner.space().await
+    }
+
+    async fn ensure_reserve(&self, bytes: Option<u64>) -> Result<()> {
+        self.inner.ensure_reserve(bytes).await
+    }
+
+    async fn release_reserve(&self) -> Result<bool> {
+        self.inner.release_reserve().await
     }
 
     async fn delete(&self, name: &str) -> Result<()> {

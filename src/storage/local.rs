@@ -1,7 +1,8 @@
 //! Objects as files in a directory: a local disk, or a mounted NAS.
 //!
 //! An object is written under a temporary name that no listing returns, synced, given its name only
-//! if nothing has it yet, and its directory is synced before the call returns.
+//! if nothing has it yet, and its directory is synced before the call returns. Names that begin with a dot
+//! are no objects: ours, and those that file systems make (`.nfs…`, `.snapshot`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -16,10 +17,15 @@ use bytes::Bytes;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::{Cause, Error, Object, Result, Storage};
+use super::sharing::{Rights, Sharing, share};
+use super::{Cause, Error, Object, Result, Space, Storage, reserve};
 
 /// What the names of unfinished files begin with; no object's name has a part that does.
 const TEMPORARY: &str = ".tmp-";
+
+/// The directories by which a place that holds a repository is known. The mount point of a file system that
+/// is not mounted has none of them.
+const SIGNS: [&str; 2] = ["config", "keys"];
 
 /// A directory that keeps objects as files.
 #[derive(Debug, Clone)]
@@ -28,7 +34,7 @@ pub struct LocalStorage {
 }
 
 impl LocalStorage {
-    /// The storage in directory `root`, which is made by the first write.
+    /// The storage in directory `root`, which only [`Storage::prepare`] makes.
     pub fn new(root: PathBuf) -> Self {
         LocalStorage { root: Arc::new(root) }
     }
@@ -53,17 +59,25 @@ impl LocalStorage {
     fn error(&self, operation: &'static str, name: &str, error: io::Error) -> Error {
         let cause = match error.downcast::<ShortObject>() {
             Ok(ShortObject { length, wanted }) => Cause::Short { length, wanted },
-            Err(error) => match error.kind() {
-                ErrorKind::NotFound => Cause::NotFound,
-                ErrorKind::AlreadyExists => Cause::AlreadyExists,
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Cause::Full(error),
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                    Cause::Permission(error)
-                }
-                _ => Cause::Io(error),
-            },
+            Err(error) => cause(error),
         };
         Error { operation, name: name.to_owned(), location: self.location(), cause }
+    }
+}
+
+/// What an error of the system says of the place.
+fn cause(error: io::Error) -> Cause {
+    let error = match error.downcast::<AbsentPlace>() {
+        Ok(absent) => return Cause::Absent(absent.to_string()),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::NotFound => Cause::NotFound,
+        ErrorKind::AlreadyExists => Cause::AlreadyExists,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Cause::Full(error),
+        ErrorKind::PermissionDenied => Cause::Permission(error),
+        ErrorKind::ReadOnlyFilesystem => Cause::ReadOnly(error),
+        _ => Cause::Io(error),
     }
 }
 
@@ -73,13 +87,33 @@ impl Storage for LocalStorage {
         self.root.display().to_string()
     }
 
+    async fn prepare(&self, group: Option<u32>) -> Result<()> {
+        self.run("create", "", move |root| {
+            let above = Rights { group, ..Rights::DIRECTORY };
+            make_directories(root, above)?;
+            if let Some(group) = group {
+                share(root, group)?;
+            }
+            let [sign, _] = SIGNS;
+            make_directories(&root.join(sign), Sharing::of(root)?.directory())
+        })
+        .await
+    }
+
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
-        self.run("write", name, move |path| create_file(path, &bytes, 0o640)).await
+        let root = self.root.clone();
+        self.run("write", name, move |path| {
+            // A disk that is not mounted must not be written to in its mount point.
+            require_place(&root)?;
+            let sharing = Sharing::of(&root)?;
+            create_file_in(path, &bytes, sharing.file(), sharing.directory())
+        })
+        .await
     }
 
     async fn get(&self, name: &str) -> Result<Bytes> {
         let read = self.run("read", name, |path| fs::read(path).map(Bytes::from)).await;
-        self.missing_is_proved("read", name, read)
+        self.missing_is_proved("read", name, read).await
     }
 
     async fn get_durable(&self, name: &str) -> Result<Bytes> {
@@ -93,12 +127,12 @@ impl Storage for LocalStorage {
                 Ok(Bytes::from(bytes))
             })
             .await;
-        self.missing_is_proved("read", name, read)
+        self.missing_is_proved("read", name, read).await
     }
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         let read = self.run("read", name, move |path| read_range(path, range)).await;
-        self.missing_is_proved("read", name, read)
+        self.missing_is_proved("read", name, read).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
@@ -114,11 +148,15 @@ impl Storage for LocalStorage {
                 Ok(found)
             })
             .await;
-        match found {
-            // A prefix without objects has no directory, but the root must be there: a disk that is
-            // not mounted is not an empty repository.
-            Err(error) if error.is_not_found() && self.root.is_dir() => Ok(vec![]),
-            other => self.missing_is_proved("list", prefix, other),
+        match self.missing_is_proved("list", directory, found).await {
+            // A prefix without objects has no directory.
+            Err(error) if error.is_not_found() => Ok(vec![]),
+            // A place without any may be one that is not mounted.
+            Ok(found) if found.is_empty() => {
+                let root = self.root.clone();
+                self.run("list", directory, move |_| require_place(&root)).await.map(|()| vec![])
+            }
+            other => other,
         }
     }
 
@@ -137,18 +175,58 @@ impl Storage for LocalStorage {
                 sync_directory(parent(path)?)
             })
             .await;
-        match deleted {
-            Err(error) if error.is_not_found() && self.root.is_dir() => Ok(()),
+        match self.missing_is_proved("delete", name, deleted).await {
+            Err(error) if error.is_not_found() => Ok(()),
             other => other,
         }
     }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        self.run("read", "", |root| reserve::space(root).map(Some)).await
+    }
+
+    async fn ensure_reserve(&self, bytes: Option<u64>) -> Result<()> {
+        self.run("set space aside in", "", move |root| {
+            require_place(root)?;
+            reserve::ensure(root, bytes, Sharing::of(root)?.changing_file()).map(|_| ())
+        })
+        .await
+    }
+
+    async fn release_reserve(&self) -> Result<bool> {
+        self.run("free the reserve in", "", reserve::release).await
+    }
+}
+
+/// An error unless `root` is a place that holds, or is about to hold, a repository.
+fn require_place(root: &Path) -> io::Result<()> {
+    if SIGNS.iter().any(|sign| root.join(sign).is_dir()) {
+        return Ok(());
+    }
+    let exists = root.try_exists()?;
+    Err(io::Error::other(AbsentPlace { root: root.to_owned(), exists }))
+}
+
+/// A directory without the signs of a repository, or none.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{}",
+    if *exists {
+        format!("there is no repository in {}", root.display())
+    } else {
+        format!("the directory {} does not exist", root.display())
+    }
+)]
+struct AbsentPlace {
+    root: PathBuf,
+    exists: bool,
 }
 
 /// The time that a file in `directory` gets now: on a NAS it is not this host's.
 fn now_in(directory: &Path) -> io::Result<SystemTime> {
-    let temporary = unused_name(directory)?;
-    let now =
-        write_synced(&temporary, &[], 0o600).and_then(|()| fs::metadata(&temporary)?.modified());
+    let temporary = temporary_in(directory)?;
+    let now = write_synced(&temporary, &[], Sharing::of(directory)?.changing_file())
+        .and_then(|()| fs::metadata(&temporary)?.modified());
     let _ = fs::remove_file(&temporary);
     now
 }
@@ -158,13 +236,15 @@ fn remove_unfinished(directory: &Path, now: SystemTime, age: Duration) -> io::Re
     let mut removed = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let Ok(metadata) = entry.metadata() else { continue };
+        let (Ok(metadata), name) = (entry.metadata(), entry.file_name()) else { continue };
+        let name = name.to_string_lossy();
         let is_old = now.duration_since(metadata.modified()?).is_ok_and(|passed| passed >= age);
-        if metadata.is_dir() {
-            removed += remove_unfinished(&entry.path(), now, age)?;
-        } else if is_old && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+        if name.starts_with(TEMPORARY) {
             // Its writer may have ended or removed it in this very moment.
-            removed += usize::from(fs::remove_file(entry.path()).is_ok());
+            let remove = if metadata.is_dir() { fs::remove_dir } else { fs::remove_file };
+            removed += usize::from(is_old && remove(&entry.path()).is_ok());
+        } else if metadata.is_dir() && !name.starts_with('.') {
+            removed += remove_unfinished(&entry.path(), now, age)?;
         }
     }
     Ok(removed)
@@ -173,37 +253,43 @@ fn remove_unfinished(directory: &Path, now: SystemTime, age: Duration) -> io::Re
 impl LocalStorage {
     /// An object is proved absent only if its store is there: a NAS that is not mounted must not say
     /// that a WAL file does not exist.
-    fn missing_is_proved<T>(
+    async fn missing_is_proved<T>(
         &self,
         operation: &'static str,
         name: &str,
         result: Result<T>,
     ) -> Result<T> {
         match result {
-            Err(error) if error.is_not_found() && !self.root.is_dir() => {
-                let location = self.location();
-                let cause = Cause::NoPlace(format!("the directory {location}"));
-                Err(Error { operation, name: name.to_owned(), location, cause })
+            Err(error) if error.is_not_found() => {
+                let root = self.root.clone();
+                self.run(operation, name, move |_| require_place(&root)).await?;
+                Err(error)
             }
             other => other,
         }
     }
 }
 
-/// Creates the file `path` with `bytes` and permission bits, whole and durable, in a directory that is
-/// made where it is missing.
+/// Creates the file `path` with `bytes`, whole and durable, in a directory that is made where it is missing.
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] if there is a file of this name: none is ever overwritten.
-pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub fn create_file(path: &Path, bytes: &[u8], rights: Rights) -> io::Result<()> {
+    create_file_in(path, bytes, rights, Rights { group: rights.group, ..Rights::DIRECTORY })
+}
+
+/// As [`create_file`]; directories that are missing get rights of their own.
+fn create_file_in(path: &Path, bytes: &[u8], rights: Rights, above: Rights) -> io::Result<()> {
     let directory = parent(path)?;
-    create_directories(directory)?;
+    make_directories(directory, above)?;
     if path.try_exists()? {
+        // Who put it may not have lived to see it durable.
+        sync_directory(directory)?;
         return Err(ErrorKind::AlreadyExists.into());
     }
-    let temporary = unused_name(directory)?;
+    let temporary = temporary_in(directory)?;
     let written =
-        write_synced(&temporary, bytes, mode).and_then(|()| name_exclusively(&temporary, path));
+        write_synced(&temporary, bytes, rights).and_then(|()| name_exclusively(&temporary, path));
     if written.is_err() {
         // What failed is reported; what is left of it has a name that nothing reads.
         let _ = fs::remove_file(&temporary);
@@ -212,16 +298,17 @@ pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_directory(directory)
 }
 
-/// A name in `directory` that no listing returns.
-fn unused_name(directory: &Path) -> io::Result<PathBuf> {
-    let mut random = [0; 8];
+/// A name in `directory` that nobody has, and that nothing takes for an object's.
+fn temporary_in(directory: &Path) -> io::Result<PathBuf> {
+    let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
-    Ok(directory.join(format!("{TEMPORARY}{:016x}", u64::from_le_bytes(random))))
+    Ok(directory.join(format!("{TEMPORARY}{:032x}", u128::from_le_bytes(random))))
 }
 
-fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+fn write_synced(path: &Path, bytes: &[u8], rights: Rights) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(rights.bits).open(path)?;
     file.write_all(bytes)?;
+    rights.give(&file)?;
     file.sync_all()
 }
 
@@ -262,17 +349,43 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Makes a directory and those above it, each durable in its parent.
 pub fn create_directories(path: &Path) -> io::Result<()> {
+    make_directories(path, Rights::DIRECTORY)
+}
+
+/// As [`create_directories`], for directories with these rights.
+fn make_directories(path: &Path, rights: Rights) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
-        create_directories(above)?;
+    let above = parent(path)?;
+    if above != path && !above.is_dir() {
+        make_directories(above, rights)?;
     }
-    match fs::DirBuilder::new().mode(0o750).create(path) {
+    match make_directory(path, above, rights) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    sync_directory(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    sync_directory(above)
+}
+
+/// Makes a directory in `above`. One that a group shares has its rights before anybody can see it: others
+/// write into it at once.
+fn make_directory(path: &Path, above: &Path, rights: Rights) -> io::Result<()> {
+    let make = |path: &Path| fs::DirBuilder::new().mode(rights.bits & 0o777).create(path);
+    if rights.group.is_none() {
+        return make(path);
+    }
+    let temporary = temporary_in(above)?;
+    make(&temporary)?;
+    let named = File::open(&temporary)
+        .and_then(|made| rights.give(&made))
+        // It takes the place of an empty one, which is as good.
+        .and_then(|()| durable_rename(&temporary, path));
+    if let Err(error) = named {
+        fs::remove_dir(&temporary)?;
+        return if path.is_dir() { Ok(()) } else { Err(error) };
+    }
+    Ok(())
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {
@@ -307,7 +420,7 @@ fn list(directory: &Path, name: &str, start: &str, found: &mut Vec<Object>) -> i
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let Ok(file_name) = entry.file_name().into_string() else { continue };
-        if file_name.starts_with(TEMPORARY) || !file_name.starts_with(start) {
+        if file_name.starts_with('.') || !file_name.starts_with(start) {
             continue;
         }
         let name = if name.is_empty() { file_name } else { format!("{name}/{file_name}") };
@@ -319,6 +432,9 @@ fn list(directory: &Path, name: &str, start: &str, found: &mut Vec<Object>) -> i
         if metadata.is_dir() {
             match list(&entry.path(), &name, "", found) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // What file systems keep at their root is no object of ours.
+                Err(error)
+                    if error.kind() == ErrorKind::PermissionDenied && name == "lost+found" => {}
                 listed => listed?,
             }
         } else {
@@ -336,6 +452,9 @@ mod tests {
     async fn objects_are_created_once_listed_read_and_deleted() {
         let directory = tempfile::tempdir().unwrap();
         let storage = LocalStorage::new(directory.path().join("new"));
+        assert!(storage.put("a/b/c", Bytes::new()).await.is_err());
+        assert!(!directory.path().join("new").exists(), "only who creates a repository makes it");
+        storage.prepare(None).await.unwrap();
         storage.put("a/b/c", Bytes::from_static(b"12345")).await.unwrap();
         storage.put("a/d", Bytes::from_static(b"")).await.unwrap();
         assert!(storage.put("a/b/c", Bytes::new()).await.unwrap_err().already_exists());
@@ -366,8 +485,46 @@ mod tests {
     #[tokio::test]
     async fn a_place_that_is_not_there_is_not_an_empty_one() {
         let directory = tempfile::tempdir().unwrap();
-        let storage = LocalStorage::new(directory.path().join("unmounted"));
-        assert!(!storage.get("wal/x").await.unwrap_err().is_not_found());
-        assert!(storage.list("wal/").await.is_err());
+        let root = directory.path().join("mount-point");
+        let storage = LocalStorage::new(root.clone());
+        // Not there at all, and then a mount point with nothing mounted.
+        for words in ["does not exist", "there is no repository in"] {
+            let proves_nothing = |error: Error| {
+                assert!(error.may_pass() && !error.is_not_found());
+                assert!(error.cause.to_string().contains(words), "{error}: {}", error.cause);
+            };
+            proves_nothing(storage.get("wal/x").await.unwrap_err());
+            proves_nothing(storage.list("wal/").await.unwrap_err());
+            proves_nothing(storage.list("").await.unwrap_err());
+            proves_nothing(storage.delete("wal/x").await.unwrap_err());
+            proves_nothing(storage.put("wal/x", Bytes::new()).await.unwrap_err());
+            proves_nothing(storage.ensure_reserve(Some(4096)).await.unwrap_err());
+            fs::create_dir_all(&root).unwrap();
+        }
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        storage.prepare(None).await.unwrap();
+        assert!(storage.list("wal/").await.unwrap().is_empty());
+        assert!(storage.get("wal/x").await.unwrap_err().is_not_found());
+    }
+
+    #[tokio::test]
+    async fn what_a_group_shares_is_for_all_of_it() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let directory = tempfile::tempdir().unwrap();
+        let group = fs::metadata(directory.path()).unwrap().gid();
+        let root = directory.path().join("shared");
+        let storage = LocalStorage::new(root.clone());
+        storage.prepare(None).await.unwrap();
+        storage.put("keys/1", Bytes::new()).await.unwrap();
+        storage.prepare(Some(group)).await.unwrap();
+        LocalStorage::new(root.clone()).put("wal/a/b", Bytes::new()).await.unwrap();
+        storage.ensure_reserve(Some(4096)).await.unwrap();
+        let mode =
+            |name: &str| fs::metadata(root.join(name)).unwrap().permissions().mode() & 0o7777;
+        for directory in ["", "config", "keys", "wal", "wal/a"] {
+            assert_eq!(mode(directory), 0o2770, "{directory}");
+        }
+        assert_eq!([mode("keys/1"), mode("wal/a/b")], [0o440; 2]);
+        assert_eq!(mode(reserve::RESERVE), 0o660);
     }
 }

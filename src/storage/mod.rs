@@ -5,6 +5,9 @@
 pub mod faulty;
 pub mod local;
 pub mod location;
+pub mod patient;
+pub mod reserve;
+pub mod sharing;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -22,6 +25,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub trait Storage: Send + Sync + std::fmt::Debug {
     /// The place, as a person would name it.
     fn location(&self) -> String;
+
+    /// Makes the place ready for a repository; one that is ready stays as it is. Where it has users, all of `group`
+    /// may use it.
+    async fn prepare(&self, group: Option<u32>) -> Result<()>;
 
     /// Creates an object. It is durable, and whole to every reader, when this returns.
     ///
@@ -54,6 +61,33 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Removes what writers that died have left behind and no listing shows, if it was not touched for
     /// `age`. Says how many files.
     async fn remove_unfinished(&self, age: Duration) -> Result<usize>;
+
+    /// How much space there is; nothing where the place has no such limit.
+    async fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
+
+    /// Sets space aside with which a full place can be emptied: so many bytes, or what is usual; 0 is none. Does nothing
+    /// while there is too little room, and where a full place can be emptied anyway.
+    async fn ensure_reserve(&self, _bytes: Option<u64>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives free what was set aside; whether there was anything. For what makes room, and nothing else.
+    async fn release_reserve(&self) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+/// The space of a place, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What can be written to, without the reserve.
+    pub available: u64,
+    /// What is set aside.
+    pub reserve: u64,
 }
 
 /// An object in a listing.
@@ -69,17 +103,21 @@ pub struct Object {
 
 /// What went wrong with an object, and where.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {name:?} in {location}")]
+#[error("cannot {operation} {}", what(name, location))]
 pub struct Error {
     /// What was tried: `read`, `write`, `list`, `delete`.
     pub operation: &'static str,
-    /// The object's name, or the prefix.
+    /// The object's name, or the prefix; empty for the place itself.
     pub name: String,
     /// The place.
     pub location: String,
     /// Why it failed.
     #[source]
     pub cause: Cause,
+}
+
+fn what(name: &str, location: &str) -> String {
+    if name.is_empty() { location.to_owned() } else { format!("{name:?} in {location}") }
 }
 
 /// Why a storage call failed.
@@ -89,6 +127,9 @@ pub enum Cause {
     /// There is no such object.
     #[error("there is no such object")]
     NotFound,
+    /// The place itself is not there, or is not one that holds a repository.
+    #[error("{0}")]
+    Absent(String),
     /// There is such an object already.
     #[error("it exists already")]
     AlreadyExists,
@@ -98,6 +139,9 @@ pub enum Cause {
     /// The place does not let this user do it.
     #[error("permission denied")]
     Permission(#[source] std::io::Error),
+    /// The file system is mounted read-only.
+    #[error("its file system is read-only")]
+    ReadOnly(#[source] std::io::Error),
     /// The object has fewer bytes than were asked for.
     #[error("it has only {length} bytes, and {wanted} were needed: it is cut short")]
     Short {
@@ -106,9 +150,6 @@ pub enum Cause {
         /// Where the wanted range ends.
         wanted: u64,
     },
-    /// The place itself is not there.
-    #[error("{0} does not exist")]
-    NoPlace(String),
     /// Anything else.
     #[error(transparent)]
     Io(std::io::Error),
@@ -122,13 +163,23 @@ impl Error {
 
     /// Whether the place itself is not there.
     pub fn is_no_place(&self) -> bool {
-        matches!(self.cause, Cause::NoPlace(_))
+        matches!(self.cause, Cause::Absent(_))
     }
 
     /// Whether the medium cannot give back the bytes of this object.
     pub fn is_unreadable(&self) -> bool {
         let eio = rustix::io::Errno::IO.raw_os_error();
         matches!(&self.cause, Cause::Io(error) if error.raw_os_error() == Some(eio))
+    }
+
+    /// Whether no space was left.
+    pub fn is_full(&self) -> bool {
+        matches!(self.cause, Cause::Full(_))
+    }
+
+    /// Whether it may pass by itself, or by what somebody does to the place meanwhile.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.cause, Cause::Absent(_) | Cause::Full(_) | Cause::ReadOnly(_) | Cause::Io(_))
     }
 
     /// Whether the object exists already.
@@ -141,6 +192,15 @@ impl From<Error> for crate::error::Error {
     fn from(error: Error) -> Self {
         let (kind, hint) = match &error.cause {
             Cause::NotFound => (Kind::NotFound, None),
+            Cause::Absent(_) => (
+                Kind::Storage,
+                Some(
+                    "see that its file system is mounted; a new repository is made by: barman repo init",
+                ),
+            ),
+            Cause::ReadOnly(_) => {
+                (Kind::Storage, Some("see why in the log of the kernel, and mount it writable"))
+            }
             Cause::Full(_) => (
                 Kind::Storage,
                 Some(

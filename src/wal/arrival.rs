@@ -46,6 +46,13 @@ impl Arrival {
         Ok(arrival)
     }
 
+    /// As [`Arrival::read`], on a thread of its own, which may hang with the file system.
+    pub async fn read_aside(path: &Path) -> Result<Self> {
+        let path = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || Arrival::read(&path));
+        read.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
     /// A file that came from another host.
     ///
     /// # Errors

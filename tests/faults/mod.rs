@@ -4,6 +4,7 @@ mod commands;
 mod damage;
 mod golden_copy;
 mod mending;
+mod outages;
 mod pruning;
 mod recovery;
 mod signals;

@@ -1,3 +1,4 @@
-//! Database hosts that have no key, and the backup host that they reach by SSH.
+//! Who shares a repository: users of one host, and database hosts that have no key and reach the backup host by SSH.
 
+mod group;
 mod wal;

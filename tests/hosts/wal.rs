@@ -114,7 +114,7 @@ fn exit_codes_say_what_postgresql_must_do() {
     assert_eq!(restore(&sshd, &["--timeout", "0", "--on-error", "missing"], &segment).status, 1);
     assert_eq!(archive(&sshd, &[], "main").status, 1);
     fs::write(here.join("standby.signal"), "").unwrap();
-    let standby = restore(&sshd, &["--timeout", "300"], &segment);
+    let standby = restore(&sshd, &["--timeout", "2"], &segment);
     assert_eq!(standby.status, 1, "a standby asks again by itself: {standby}");
     assert_eq!(restore(&sshd, &["--timeout", "0", "--on-error", "abort"], &segment).status, 126);
     fs::remove_file(here.join("standby.signal")).unwrap();

@@ -70,7 +70,13 @@ const EXAMPLES: &str = "EXAMPLES:
 
 /// Runs the program, and returns its exit code: never above 125, with which PostgreSQL would end its archiver.
 pub async fn run(args: &Args, output: &Output) -> u8 {
-    let (error, code) = match send(args, output).await {
+    let limit = Duration::from_secs(args.timeout);
+    let sent = tokio::time::timeout(limit, send(args, output)).await.unwrap_or_else(|_| {
+        let host = &args.host.barman_host;
+        let message = format!("not archived on {host} within --timeout ({} s)", limit.as_secs());
+        Err(Error::new(Kind::Storage, message))
+    });
+    let (error, code) = match sent {
         Ok(0) => return 0,
         Ok(code) => return if args.barman_exit_codes { code } else { 1 },
         Err(error) if error.kind() == Kind::Storage => (error, 3),
@@ -84,7 +90,7 @@ pub async fn run(args: &Args, output: &Output) -> u8 {
 async fn send(args: &Args, output: &Output) -> Result<u8> {
     let (mut arguments, mut input) = (vec!["put-wal"], vec![]);
     if let (Some(path), false) = (&args.wal_path, args.test) {
-        let arrival = Arrival::read(path)?;
+        let arrival = Arrival::read_aside(path).await?;
         let how = match (args.gzip, args.bzip2, args.zstd) {
             (true, ..) => Some(Compression::Gzip),
             (_, true, _) => Some(Compression::Bzip2),

@@ -23,7 +23,8 @@ pub const NAME: &str = "barman-wal-restore";
 /// Gets the file from 'barman get-wal' over SSH. The exit code is 1 only when the backup host certainly does not have
 /// it, which tells PostgreSQL that the archive ends there. When the host cannot be asked, it is asked again for a while;
 /// then the exit code is 126, with which PostgreSQL stops instead of taking an earlier end for the end, or, on a standby,
-/// at once 1: a standby asks again by itself. This host needs no key and no configuration of barman.
+/// 1: a standby asks again by itself, however long the outage is. Do not promote a standby during an outage unless you
+/// know that it has all WAL. This host needs no key and no configuration of barman.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version, disable_version_flag = true, after_help = EXAMPLES)]
 pub struct Args {

@@ -9,26 +9,34 @@ use serde_json::json;
 use super::secret::{self, KeyFile};
 use crate::cli::{Session, open};
 use crate::config::KeySource;
-use crate::error::Result;
-use crate::repository::Repository;
+use crate::error::{Error, Kind, Result};
 use crate::repository::slots::NewSlot;
+use crate::repository::{self, Repository, host};
 
 /// Create the repository.
 ///
 /// Makes a new repository at the configured place, opened by the configured key file or password. A key
 /// file that does not exist yet is created; keep a copy of it elsewhere, because without it nothing can
 /// be restored. A place that holds a repository already is left alone.
+///
+/// With --group, all users of that group share the repository: one archives WAL, another backs up. Everything in it, now
+/// and later, is for the group, whatever the umask of who writes it, and the group may read the key file. Without it,
+/// others than the owner can change nothing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Use this key file, or create it. Overrides the configured key
     #[arg(long, value_name = "PATH")]
     pub key_file: Option<PathBuf>,
+    /// Share the repository and its key file with the users of this group
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
 }
 
 const EXAMPLES: &str = "EXAMPLES:
   barman repo init
   barman repo init --key-file /etc/barman/repository.key
+  barman repo init --group backup-writers
   BARMAN_REPOSITORY=/srv/backup BARMAN_REPOSITORY_KEY_FILE=/etc/barman.key barman repo init";
 
 /// Runs the command.
@@ -40,9 +48,17 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         Some(path) => KeySource::KeyFile(std::path::absolute(&path).unwrap_or(path)),
         None => settings.key()?.clone(),
     };
+    let group = args.group.as_deref().map(group_id).transpose()?;
+    if group.is_some() {
+        // What is there already is not given to anybody.
+        if storage.list("keys/").await.is_ok_and(|keys| !keys.is_empty()) {
+            return Err(repository::Error::Exists { location: storage.location() }.into());
+        }
+        storage.prepare(group).await?;
+    }
     let (credential, key_file) = match &source {
         KeySource::KeyFile(path) => {
-            let file = KeyFile::read_or_make(path)?;
+            let file = KeyFile::read_or_make(path, group)?;
             (file.credential(), Some(file))
         }
         password => (open::credential(password, |text| output.warning(text)).await?, None),
@@ -65,6 +81,9 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         }
         None => output.print(format!("  opened by {}", source.describe())),
     }
+    if let Some(group) = &args.group {
+        output.print(format!("  shared by the users of group {group}"));
+    }
     output.result(
         "repository",
         json!({
@@ -72,6 +91,7 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
             "location": location,
             "key": repository.slot().to_string(),
             "key_file": key_file.as_ref().map(|file| file.path.display().to_string()),
+            "group": args.group,
             "key_file_created": key_file.as_ref().is_some_and(|file| file.made),
         }),
     );
@@ -88,4 +108,11 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         output.info(format!("Now put 'repository_key_file = {place}' into barman.conf."));
     }
     Ok(())
+}
+
+fn group_id(name: &str) -> Result<u32> {
+    host::group_id(name).ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("there is no group {name:?} in /etc/group"))
+            .hint("give its number, if it comes from elsewhere")
+    })
 }

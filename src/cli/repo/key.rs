@@ -118,7 +118,7 @@ async fn add(args: AddArgs, server: Option<&str>, session: &mut Session) -> Resu
     let repository = unlock(server, session).await?;
     let (credential, key_file) = match &args.key_file {
         Some(path) => {
-            let file = KeyFile::read_or_make(path)?;
+            let file = KeyFile::read_or_make(path, None)?;
             (file.credential(), Some(file))
         }
         None => {

@@ -34,14 +34,17 @@ pub struct KeyFile {
 }
 
 impl KeyFile {
-    /// Reads the key file at `path`; makes one if there is none.
-    pub fn read_or_make(path: &Path) -> Result<Self> {
+    /// Reads the key file at `path`; makes one if there is none. The users of `group` may read it then.
+    pub fn read_or_make(path: &Path, group: Option<u32>) -> Result<Self> {
         let path = path.to_owned();
         if path.exists() {
             let secret = key_file::read(&path)?;
+            if let Some(group) = group {
+                key_file::share(&path, group)?;
+            }
             return Ok(KeyFile { path, made: false, secret });
         }
-        let secret = key_file::create(&path)?;
+        let secret = key_file::create(&path, group)?;
         Ok(KeyFile { path, made: true, secret })
     }
 
