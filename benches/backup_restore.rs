@@ -101,6 +101,8 @@ async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Ar
         max_rate: None,
         threads: 2,
         level: 3,
+        reserve: Some(0),
+        needs_room: true,
     };
     let begun = Instant::now();
     let snapshot =

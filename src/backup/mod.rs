@@ -7,6 +7,7 @@
 pub mod copy;
 pub mod environment;
 pub mod pages;
+mod space;
 mod stream;
 pub mod tree;
 pub mod wait;
@@ -53,6 +54,10 @@ pub struct Request {
     pub threads: usize,
     /// The level of zstd.
     pub level: i32,
+    /// What the repository sets aside, in bytes; `None` is what is usual.
+    pub reserve: Option<u64>,
+    /// Whether it is refused when it is not expected to find room.
+    pub needs_room: bool,
 }
 
 /// Makes a backup. When this returns, its files are in the repository; the WAL that it needs may
@@ -141,6 +146,7 @@ impl Attempt<'_> {
         // Before anything is read, and again when it is committed.
         let (server, id) = (&self.request.server, system.system_id.0);
         servers::require_system(self.repository, server, id, "the server").await?;
+        self.require_room(&facts).await?;
         let doomed = maintenance::doomed_packs(self.repository).await?;
         let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
@@ -222,6 +228,26 @@ impl Attempt<'_> {
         };
         commit(self.repository, self.session, &snapshot).await?;
         Ok(snapshot)
+    }
+}
+
+impl Attempt<'_> {
+    /// Sees that the repository has its reserve, and room for what is expected to be new.
+    async fn require_room(&self, facts: &ServerFacts) -> Result<()> {
+        let storage = self.repository.storage();
+        if let Err(error) = storage.ensure_reserve(self.request.reserve).await {
+            tracing::warn!(
+                "no space is set aside for emptying a full disk: {error}: {}",
+                error.cause
+            );
+        }
+        if !self.request.needs_room {
+            return Ok(());
+        }
+        let (server, system) = (&self.request.server, facts.system_id.0);
+        let earlier = space::earlier(self.repository, server, system).await?;
+        let expected = space::expected(facts.size, &earlier);
+        space::require(self.repository, expected, self.request.reserve).await
     }
 }
 

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use repo_format::note::Fact;
 use repo_format::snapshot::Snapshot;
+use serde_json::json;
 
 use super::backup_info::{self, WalRange};
 use super::checks::{self, Check};
@@ -21,13 +23,16 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::sql::SqlConnection;
 use crate::repository::{Access, Repository, notes, now_micros};
+use crate::storage::patient::PatientStorage;
 
 /// Take a base backup of one or more servers.
 ///
 /// Reads the whole cluster over a replication connection and stores what the repository does not have
 /// yet; every backup is complete by itself. The checks of 'barman check' come first, and a server that
 /// fails one is not backed up. Without --wait the backup is done when all files are stored; with it, when
-/// the WAL it needs has been archived too. Several servers are backed up one after the other.
+/// the WAL it needs has been archived too. Several servers are backed up one after the other, or with -j so many at a
+/// time; those that fail are listed at the end. A repository that is away for a while is waited for, up to
+/// repository_timeout.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -49,7 +54,7 @@ pub struct Args {
     /// Begin with a checkpoint spread over time. Overrides immediate_checkpoint
     #[arg(long, overrides_with = "immediate_checkpoint")]
     pub no_immediate_checkpoint: bool,
-    /// Use so many workers. Overrides parallel_jobs
+    /// Back up so many servers at a time; of a single server, use so many workers. Overrides parallel_jobs
     #[arg(short, long, value_name = "NJOBS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub jobs: Option<u32>,
     /// Read no faster than so many kB/s; 0 is no limit. Overrides bandwidth_limit
@@ -64,6 +69,9 @@ pub struct Args {
     /// Do not try a failed copy again
     #[arg(long, conflicts_with_all = ["retry_times", "retry_sleep"])]
     pub no_retry: bool,
+    /// Begin even if the repository is not expected to have room
+    #[arg(long)]
+    pub no_space_check: bool,
     /// Give up the checks after so many seconds; 0 never does. Overrides check_timeout
     #[arg(long, value_name = "SECONDS")]
     pub check_timeout: Option<u32>,
@@ -109,110 +117,157 @@ pub struct Missing {
 const EXAMPLES: &str = "EXAMPLES:
   barman backup main
   barman backup main --name before-upgrade --wait
-  barman backup all --immediate-checkpoint --bwlimit 50000";
+  barman backup all --immediate-checkpoint --bwlimit 50000
+  barman backup all -j 4";
 
 /// Runs the command.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    let session = &*session;
     let output = &session.output;
-    let mut repositories = Repositories::new(output);
-    for server in session.servers(&args.server_name) {
-        let made = back_up(&args, server, &mut repositories, session).await;
-        if let Err(error) = made {
-            let kind = error.kind();
-            output.failure(&error.context(format!("backup of server {}", server.name)));
-            if kind == Kind::Interrupted {
-                break;
-            }
+    let repositories = Repositories::new(output);
+    let servers = session.servers(&args.server_name);
+    let several = servers.len() > 1;
+    let at_once = match args.jobs {
+        Some(jobs) if several => usize::try_from(jobs).unwrap_or(usize::MAX),
+        _ => 1,
+    };
+    let (all, mut failed) = (servers.len(), vec![]);
+    let run = Run { args: &args, session, repositories: &repositories, several, at_once };
+    let mut made = stream::iter(servers)
+        .map(async |server| (server, Box::pin(run.back_up(server)).await))
+        .buffer_unordered(at_once)
+        .boxed_local();
+    while let Some((server, made)) = made.next().await {
+        let Err(error) = made else { continue };
+        if several {
+            failed.push(server.name.as_str());
+            let failure = json!({ "status": Status::Failed.name(), "error": error.to_string() });
+            output.result(&server.name, failure);
         }
+        let is_interrupted = error.kind() == Kind::Interrupted;
+        output.failure(&error.context(format!("backup of server {}", server.name)));
+        if is_interrupted && at_once == 1 {
+            break;
+        }
+    }
+    if !failed.is_empty() {
+        output.error(format!("{} of {all} backups failed: {}", failed.len(), failed.join(", ")));
     }
     Ok(())
 }
 
-async fn back_up(
-    args: &Args,
-    server: &Server,
-    repositories: &mut Repositories<'_>,
-    session: &Session,
-) -> Result<()> {
-    let output = &session.output;
-    server.ready_for_backup()?;
-    let timeout = check::timeout(args.check_timeout, server);
-    let interrupt = &session.interrupt;
-    let checks = async { Ok(checks::run(server, repositories, timeout).await) };
-    let report = interrupt.unless(Box::pin(checks)).await?;
-    for Check { name, hint, .. } in report.blockers() {
-        let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
-        output.error(format!("the check '{name}' failed{hint}"));
-    }
-    if report.blockers().next().is_some() {
-        return Err(Error::new(Kind::Refused, "not started, because checks failed")
-            .hint(format!("see all checks: barman check {}", server.name)));
-    }
-    let repository = interrupt.unless(repositories.of(server, Access::Write)).await?;
-    let request = request(args, server)?;
-    output.info(format!(
-        "Starting backup of server {} into {}",
-        server.name,
-        repository.location()
-    ));
-    if !request.fast_checkpoint {
-        output.info(
-            "It begins with a checkpoint spread over time, which may take minutes; \
-             --immediate-checkpoint makes it a fast one.",
-        );
-    }
-    let bar = session.progress("starting");
-    let made = make(args, server, &repository, &request, &bar, session).await;
-    bar.finish();
-    let snapshot = made?;
-    tell(&snapshot, output);
-    if snapshot.cluster.from_standby {
-        interrupt.unless(close_primary_segment(server, &snapshot, output)).await?;
-    } else {
-        restore_point(&request, &snapshot).await;
-    }
-    let waited = if args.wait {
-        interrupt.unless(wait(args, &repository, &snapshot, session)).await
-    } else {
-        Ok(())
-    };
-    let catalog = Catalog::load(&repository, &server.name).await?;
-    let backup = catalog.find(&snapshot.backup_id)?;
-    for (key, value) in backup_info::fields(&server.name, backup) {
-        output.result(key, value);
-    }
-    output.print(format!(
-        "Backup {} of server {}: {}",
-        backup.id,
-        server.name,
-        backup.status().name()
-    ));
-    if !args.wait && backup.status() == Status::WaitingForWals {
-        output.print(format!("It is complete when {} is archived", WalRange::of(&snapshot).end));
-    }
-    waited
+/// One run of the command.
+struct Run<'r> {
+    args: &'r Args,
+    session: &'r Session,
+    repositories: &'r Repositories<'r>,
+    /// Whether there is more than one server.
+    several: bool,
+    /// How many of them are backed up at a time.
+    at_once: usize,
 }
 
-fn request(args: &Args, server: &Server) -> Result<Request> {
-    let rate = match args.bwlimit {
-        Some(limit) => Rate::from_kilobytes(limit),
-        None => server.bandwidth_limit,
-    };
-    let fast = match (args.immediate_checkpoint, args.no_immediate_checkpoint) {
-        (true, _) => true,
-        (_, true) => false,
-        _ => server.immediate_checkpoint,
-    };
-    Ok(Request {
-        server: server.name.clone(),
-        sql: remote::sql_conninfo(server)?,
-        replication: remote::streaming_conninfo(server)?,
-        name: args.name.clone(),
-        fast_checkpoint: fast,
-        max_rate: rate.map(|rate| rate.kilobytes_per_second),
-        threads: server.workers(args.jobs),
-        level: server.repository.compression_level,
-    })
+impl Run<'_> {
+    async fn back_up(&self, server: &Server) -> Result<()> {
+        let Run { args, session, repositories, .. } = *self;
+        let output = &session.output;
+        server.ready_for_backup()?;
+        let timeout = check::timeout(args.check_timeout, server);
+        let interrupt = &session.interrupt;
+        let checks = async { Ok(checks::run(server, repositories, timeout).await) };
+        let report = interrupt.unless(Box::pin(checks)).await?;
+        for Check { name, hint, .. } in report.blockers() {
+            let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
+            output.error(format!("the check '{name}' failed{hint}"));
+        }
+        if report.blockers().next().is_some() {
+            return Err(Error::new(Kind::Refused, "not started, because checks failed")
+                .hint(format!("see all checks: barman check {}", server.name)));
+        }
+        let opened = interrupt.unless(repositories.of(server, Access::Write)).await?;
+        let patient = PatientStorage::new(
+            opened.storage().clone(),
+            server.repository_timeout,
+            interrupt.clone(),
+        );
+        let repository = Arc::new(opened.through(Arc::new(patient)));
+        let request = self.request(server)?;
+        output.info(format!(
+            "Starting backup of server {} into {}",
+            server.name,
+            repository.location()
+        ));
+        if !request.fast_checkpoint {
+            output.info(
+                "It begins with a checkpoint spread over time, which may take minutes; \
+             --immediate-checkpoint makes it a fast one.",
+            );
+        }
+        let bar = session.progress("starting");
+        let bar = if self.several { bar.named(&server.name) } else { bar };
+        let made = make(args, server, &repository, &request, &bar, session).await;
+        bar.finish();
+        let snapshot = made?;
+        tell(&snapshot, output);
+        if snapshot.cluster.from_standby {
+            interrupt.unless(close_primary_segment(server, &snapshot, output)).await?;
+        } else {
+            restore_point(&request, &snapshot).await;
+        }
+        let waited = if args.wait {
+            interrupt.unless(wait(args, &repository, &snapshot, session)).await
+        } else {
+            Ok(())
+        };
+        let catalog = Catalog::load(&repository, &server.name).await?;
+        let backup = catalog.find(&snapshot.backup_id)?;
+        let fields = backup_info::fields(&server.name, backup);
+        if self.several {
+            output.result(&server.name, fields);
+        } else {
+            fields.into_iter().for_each(|(key, value)| output.result(key, value));
+        }
+        output.print(format!(
+            "Backup {} of server {}: {}",
+            backup.id,
+            server.name,
+            backup.status().name()
+        ));
+        if !args.wait && backup.status() == Status::WaitingForWals {
+            output
+                .print(format!("It is complete when {} is archived", WalRange::of(&snapshot).end));
+        }
+        waited
+    }
+
+    fn request(&self, server: &Server) -> Result<Request> {
+        let Run { args, several, at_once, .. } = *self;
+        let rate = match args.bwlimit {
+            Some(limit) => Rate::from_kilobytes(limit),
+            None => server.bandwidth_limit,
+        };
+        let fast = match (args.immediate_checkpoint, args.no_immediate_checkpoint) {
+            (true, _) => true,
+            (_, true) => false,
+            _ => server.immediate_checkpoint,
+        };
+        Ok(Request {
+            server: server.name.clone(),
+            sql: remote::sql_conninfo(server)?,
+            replication: remote::streaming_conninfo(server)?,
+            name: args.name.clone(),
+            fast_checkpoint: fast,
+            max_rate: rate.map(|rate| rate.kilobytes_per_second),
+            // Those that run beside each other share the cores.
+            threads: match several {
+                true => server.workers(None).div_ceil(at_once),
+                false => server.workers(args.jobs),
+            },
+            level: server.repository.compression_level,
+            reserve: server.repository.reserve,
+            needs_room: !args.no_space_check,
+        })
+    }
 }
 
 /// Makes the backup, and tries again when the server or the way to it failed.

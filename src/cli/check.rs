@@ -38,7 +38,7 @@ const EXAMPLES: &str = "EXAMPLES:
 /// Runs the command.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let output = &session.output;
-    let mut repositories = Repositories::new(output);
+    let repositories = Repositories::new(output);
     let mut nagios = Nagios::default();
     for server in session.servers(&args.server_name) {
         let is_off = server.disabled && server.errors().next().is_none();
@@ -51,7 +51,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
             continue;
         }
         let timeout = timeout(args.check_timeout, server);
-        let report = checks::run(server, &mut repositories, timeout).await;
+        let report = checks::run(server, &repositories, timeout).await;
         if !args.nagios {
             print(&server.name, &report, output);
         }

@@ -86,7 +86,7 @@ impl Report {
 /// Checks `server`, for at most `timeout`.
 pub async fn run(
     server: &Server,
-    repositories: &mut Repositories<'_>,
+    repositories: &Repositories<'_>,
     timeout: Option<Duration>,
 ) -> Report {
     let mut report = Report::default();
@@ -103,7 +103,7 @@ pub async fn run(
     report
 }
 
-async fn check(server: &Server, repositories: &mut Repositories<'_>, report: &mut Report) {
+async fn check(server: &Server, repositories: &Repositories<'_>, report: &mut Report) {
     for message in server.errors() {
         report.must("configuration", false, message);
     }
@@ -238,7 +238,7 @@ fn check_server(remote: &Remote, report: &mut Report) {
 /// Opens the repository, and tells a wrong key from a store that cannot be reached.
 async fn open(
     server: &Server,
-    repositories: &mut Repositories<'_>,
+    repositories: &Repositories<'_>,
     report: &mut Report,
 ) -> Option<std::sync::Arc<Repository>> {
     let no_key = server.repository.key().err();

@@ -92,7 +92,8 @@ async fn maintain(
             Err(error) => output.failure(&error.context(format!("server {}", server.name))),
         }
     }
-    prune(&repository, deleted > 0, output).await
+    prune(&repository, deleted > 0, output).await?;
+    Ok(repository.storage().ensure_reserve(settings.reserve).await?)
 }
 
 /// Deletes the backups that the server's policy does not need, and the WAL that none needs; how many

@@ -42,7 +42,7 @@ const EXAMPLES: &str = "EXAMPLES:
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let output = &session.output;
     let server = session.server(&args.server_name)?;
-    let access = if args.dry_run { Access::Read } else { Access::Write };
+    let access = if args.dry_run { Access::Read } else { Access::Prune };
     let repository = Repositories::new(output).of(server, access).await?;
     let catalog = Catalog::load(&repository, &server.name).await?;
     let backup = catalog.find(&args.backup_id)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use repo_format::keys::Secret;
 use repo_format::slot::Credential;
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::output::Output;
@@ -13,39 +14,42 @@ use crate::error::{Error, Result};
 use crate::repository::{Access, Repository, key_file};
 use crate::storage::Storage;
 use crate::storage::location::storage_at;
+use crate::storage::spending::SpendingStorage;
 
 /// The repositories of one command. Servers that share one share the work of opening it: a password
 /// takes a second to try.
 pub struct Repositories<'o> {
     output: &'o Output,
-    opened: Vec<(RepositorySettings, Access, Arc<Repository>)>,
+    opened: Mutex<Vec<(RepositorySettings, Access, Arc<Repository>)>>,
 }
 
 impl<'o> Repositories<'o> {
     /// None opened yet; warnings go to `output`.
     pub fn new(output: &'o Output) -> Self {
-        Repositories { output, opened: Vec::new() }
+        Repositories { output, opened: Mutex::default() }
     }
 
     /// The repository of `server`.
-    pub async fn of(&mut self, server: &Server, access: Access) -> Result<Arc<Repository>> {
+    pub async fn of(&self, server: &Server, access: Access) -> Result<Arc<Repository>> {
         self.at(&server.repository, access).await
     }
 
     /// The repository that `settings` describe.
     pub async fn at(
-        &mut self,
+        &self,
         settings: &RepositorySettings,
         access: Access,
     ) -> Result<Arc<Repository>> {
         let same = |(known, how, _): &&(RepositorySettings, Access, Arc<Repository>)| {
             known.location == settings.location && known.key == settings.key && *how == access
         };
-        if let Some((_, _, repository)) = self.opened.iter().find(same) {
+        // Held while one is opened: who wants the same waits for it.
+        let mut opened = self.opened.lock().await;
+        if let Some((_, _, repository)) = opened.iter().find(same) {
             return Ok(repository.clone());
         }
         let repository = repository(settings, access, |text| self.output.warning(text)).await?;
-        self.opened.push((settings.clone(), access, repository.clone()));
+        opened.push((settings.clone(), access, repository.clone()));
         Ok(repository)
     }
 }
@@ -56,7 +60,10 @@ pub async fn repository(
     access: Access,
     warn: impl FnOnce(String),
 ) -> Result<Arc<Repository>> {
-    let storage = storage(settings)?;
+    let mut storage = storage(settings)?;
+    if access == Access::Prune {
+        storage = Arc::new(SpendingStorage::new(storage));
+    }
     let credential = credential(settings.key()?, warn).await?;
     Ok(Arc::new(Repository::open(storage, &credential, access).await?))
 }

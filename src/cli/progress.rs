@@ -61,6 +61,13 @@ impl Bar {
         Bar { bar: ProgressBar::hidden() }
     }
 
+    /// Says whose it is, where several are side by side.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        self.bar.set_prefix(format!("{name}: "));
+        self
+    }
+
     /// Counts bytes that are done.
     pub fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
@@ -113,10 +120,10 @@ impl Observer for Bar {
 
 fn style(has_total: bool) -> ProgressStyle {
     let template = if has_total {
-        "{msg}  {wide_bar} {percent:>3}%  {binary_bytes}/{binary_total_bytes}  \
+        "{prefix}{msg}  {wide_bar} {percent:>3}%  {binary_bytes}/{binary_total_bytes}  \
          {binary_bytes_per_sec}  ETA {eta}"
     } else {
-        "{msg}  {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}"
+        "{prefix}{msg}  {spinner} {binary_bytes}  {binary_bytes_per_sec}  {elapsed}"
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

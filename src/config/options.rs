@@ -221,6 +221,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("repository_key_file", Both, UNSET, Supported),
     option("repository_password_command", Both, UNSET, Supported),
     option("repository_password_file", Both, UNSET, Supported),
+    option("repository_reserve", Both, UNSET, Supported),
+    option("repository_timeout", Both, Some("900"), Supported),
     option("retention_policy", Both, UNSET, Supported),
     option("retention_policy_mode", Both, UNSET, later_unless(&["auto"])),
     option("reuse_backup", Both, UNSET, COPY),

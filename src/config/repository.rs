@@ -23,6 +23,8 @@ pub struct RepositorySettings {
     pub key: Option<KeySource>,
     /// zstd's level, 1 to 19.
     pub compression_level: i32,
+    /// What is set aside so that a full disk can be emptied, in bytes; `None` is what is usual.
+    pub reserve: Option<u64>,
 }
 
 impl RepositorySettings {
@@ -35,6 +37,7 @@ impl RepositorySettings {
         RepositorySettings {
             location,
             key: env.key.clone().or(key),
+            reserve: r.get("repository_reserve", values::size),
             compression_level: r
                 .get("repository_compression_level", |v| values::integer(v, 1, 19))
                 .and_then(|level| i32::try_from(level).ok())

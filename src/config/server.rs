@@ -62,6 +62,8 @@ pub struct Server {
     pub last_backup_minimum_size: Option<u64>,
     /// `check` fails when the last WAL segment is older.
     pub last_wal_maximum_age: Option<Span>,
+    /// How long a backup waits for a repository that is away.
+    pub repository_timeout: Duration,
     /// How long archiving a WAL file may take before it fails.
     pub wal_archive_timeout: Duration,
     /// How long a WAL file is asked for when the repository gives no answer.
@@ -124,6 +126,9 @@ impl Server {
             last_backup_maximum_age: r.get("last_backup_maximum_age", str::parse),
             last_backup_minimum_size: r.get("last_backup_minimum_size", values::size),
             last_wal_maximum_age: r.get("last_wal_maximum_age", str::parse),
+            repository_timeout: r
+                .get("repository_timeout", values::seconds)
+                .unwrap_or(Duration::from_secs(900)),
             wal_archive_timeout: r
                 .get("wal_archive_timeout", values::seconds)
                 .unwrap_or(Duration::from_secs(60)),
@@ -207,6 +212,7 @@ impl Server {
             ("parallel_jobs", json!(self.parallel_jobs)),
             ("repository_compression_level", json!(self.repository.compression_level)),
             ("retention_policy", json!(self.retention_policy.map(|p| p.to_string()))),
+            ("repository_timeout", json!(self.repository_timeout.as_secs())),
             ("wal_archive_timeout", json!(self.wal_archive_timeout.as_secs())),
             ("wal_restore_timeout", json!(self.wal_restore_timeout.as_secs())),
             ("streaming_conninfo", json!(self.streaming_conninfo.as_deref().map(redact::conninfo))),

@@ -100,7 +100,8 @@ fn upload(
             packs_in_run = 0;
         }
     }
-    if !run.is_empty() && !failure.happened() {
+    // Also when something else has failed, the server for example: the next backup finds what is there.
+    if !run.is_empty() {
         added.bytes += put_run(repository, runtime, run)?;
     }
     Ok(added)

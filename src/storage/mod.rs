@@ -8,6 +8,7 @@ pub mod location;
 pub mod patient;
 pub mod reserve;
 pub mod sharing;
+pub mod spending;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};

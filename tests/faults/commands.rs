@@ -135,7 +135,8 @@ fn no_space_and_no_permission() {
             "CREATE TABLE noise AS SELECT gen_random_uuid() AS u FROM generate_series(1, 400000); \
              CHECKPOINT",
         );
-        let full = barman.run(&["backup", "main"]);
+        barman.server("main", &cluster, "immediate_checkpoint = true\nrepository_timeout = 1\n");
+        let full = barman.run(&["backup", "main", "--no-space-check"]);
         assert_eq!(full.status, 1, "{full}");
         assert!(full.stderr.contains("no space is left"), "{full}");
         barman.ok(&["repo", "check", "--read-data"]);

@@ -1,5 +1,6 @@
 //! What failures get: a clear error, a repository that is still sound, and a next run that works.
 
+mod backups;
 mod commands;
 mod damage;
 mod golden_copy;
@@ -8,4 +9,6 @@ mod outages;
 mod pruning;
 mod recovery;
 mod signals;
+mod small_disk;
+mod states;
 mod storage;

@@ -14,7 +14,9 @@ use barman::restore;
 use barman::storage::Storage;
 use barman::storage::faulty::{Fault, FaultyStorage};
 use barman::storage::location::storage_at;
+use barman::storage::patient::PatientStorage;
 use barman::wal::arrival::Arrival;
+use repo_format::config::Packing;
 use repo_format::keys::Secret;
 use repo_format::slot::Credential;
 
@@ -51,6 +53,8 @@ fn request(cluster: &Cluster) -> Request {
         max_rate: None,
         threads: 2,
         level: 1,
+        reserve: Some(0),
+        needs_room: true,
     }
 }
 
@@ -132,6 +136,83 @@ fn a_backup_survives_a_failure_of_every_call() {
             assert!(failures > 10, "{failures} failures of {n} calls");
         }
     });
+}
+
+/// The patience of a backup in these tests.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+#[test]
+fn a_patient_backup_does_not_see_one_failure_of_any_call() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = Cluster::builder(17).setting("wal_level", "replica").start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        for fault in [Fault::Refused, Fault::LostAcknowledgement] {
+            // Each is a whole backup: some of the calls tell as much as all.
+            for n in (1..).step_by(6) {
+                let place = directory.path().join(format!("{fault:?}-{n}"));
+                let healthy = storage_at(place.to_str().unwrap()).unwrap();
+                let created = create(healthy.clone()).await.unwrap();
+                let faulty = Arc::new(FaultyStorage::new(healthy, n, true, fault));
+                let patient = PatientStorage::new(faulty.clone(), PATIENCE, Interrupt::never());
+                let repository = Arc::new(created.through(Arc::new(patient)));
+                back_up(&repository, &request(&cluster), &Interrupt::never(), &unobserved())
+                    .await
+                    .unwrap_or_else(|error| panic!("{fault:?} at call {n}: {error}"));
+                is_sound(&repository).await;
+                std::fs::remove_dir_all(place).unwrap();
+                if faulty.calls() < n {
+                    break;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_failed_backup_has_stored_is_found_by_the_next() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = Cluster::builder(17).setting("wal_level", "replica").start();
+    cluster.psql("CREATE TABLE t AS SELECT gen_random_uuid() FROM generate_series(1, 100000)");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("r");
+        let storage = storage_at(place.to_str().unwrap()).unwrap();
+        let slot =
+            NewSlot { credential: credential(), label: "test".into(), cost: Default::default() };
+        let packing = Packing { minimum: 64 * 1024, maximum: 1024 * 1024 };
+        let created = Repository::create(storage, &slot, Default::default(), packing);
+        let repository = Arc::new(created.await.unwrap());
+        let packs = || walk(&place.join("packs"));
+        let slowly = Request { max_rate: Some(4096), ..request(&cluster) };
+        let (never, nobody) = (Interrupt::never(), unobserved());
+        let end = async {
+            while packs() < 5 {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            cluster.psql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE query LIKE 'BASE_BACKUP%'",
+            );
+        };
+        let (failed, ()) = tokio::join!(back_up(&repository, &slowly, &never, &nobody), end);
+        let failed = failed.unwrap_err();
+        assert!(failed.to_string().contains("terminating connection"), "{failed}");
+        let stored = packs();
+        let request = request(&cluster);
+        let statistics = back_up(&repository, &request, &never, &nobody).await.unwrap().statistics;
+        let found = statistics.bytes - statistics.zero_bytes - statistics.new_bytes;
+        assert!(found >= 4 * 64 * 1024, "{found} bytes were found in {stored} packs");
+        is_sound(&repository).await;
+    });
+}
+
+/// How many files there are below a directory.
+fn walk(directory: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    entries.map(|entry| entry.unwrap().path()).map(|p| if p.is_dir() { walk(&p) } else { 1 }).sum()
 }
 
 #[test]

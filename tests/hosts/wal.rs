@@ -120,6 +120,25 @@ fn exit_codes_say_what_postgresql_must_do() {
     fs::remove_file(here.join("standby.signal")).unwrap();
     barman::storage::local::durable_rename(&away, &repository).unwrap();
 
+    // The repository there hangs, or the file here does.
+    let slot = fs::read_dir(repository.join("keys")).unwrap().next().unwrap().unwrap().path();
+    let kept = barman.path("slot");
+    barman::storage::local::durable_rename(&slot, &kept).unwrap();
+    let hang = |path: &Path| {
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+        account::hand_over(path);
+    };
+    hang(&slot);
+    let late = archive(&sshd, &["--timeout", "2"], "main");
+    assert_eq!((late.status, late.stderr.trim().lines().count()), (1, 1), "{late}");
+    fs::remove_file(&slot).unwrap();
+    barman::storage::local::durable_rename(&kept, &slot).unwrap();
+    let stuck = here.join(&segment);
+    hang(&stuck);
+    let stuck = ["main", stuck.to_str().unwrap()];
+    let late = host(&sshd, &barman, "barman-wal-archive", &["--timeout", "1"], &stuck, &here);
+    assert_eq!((late.status, late.stderr.trim().lines().count()), (1, 1), "{late}");
+
     sshd.stop();
     let unreachable = archive(&sshd, &[], "main");
     assert_eq!(unreachable.status, 1, "{unreachable}");

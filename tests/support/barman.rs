@@ -71,6 +71,7 @@ impl Barman {
              configuration_files_directory = {servers}\n\
              repository = {repository}\n\
              repository_key_file = {key_file}\n\
+             repository_reserve = 0\n\
              {more}",
             user = account::current().name,
             home = self.path("home").display(),

@@ -72,6 +72,12 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         file.discard(storage.as_ref()).await;
     }
     let repository = created?;
+    if let Err(error) = storage.ensure_reserve(settings.reserve).await {
+        output.warning(format!(
+            "no space is set aside for emptying a full disk: {}",
+            Error::from(error)
+        ));
+    }
     let (id, location) = (repository.config().repository.to_string(), repository.location());
     output.print(format!("Created repository {id}\n  in {location}"));
     match &key_file {

@@ -35,6 +35,9 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
     let ended =
         pruner.run(&progress, args.dry_run, async || deletion::leftovers(&repository).await).await;
     bar.finish();
+    if !args.dry_run {
+        repository.storage().ensure_reserve(settings.reserve).await?;
+    }
     let Plan { objects, packs, bytes, copied, .. } = &ended?;
     let plan = Plan { bytes: *bytes, copied: *copied, ..Plan::default() };
     let done = if args.dry_run { "Would free" } else { "Freed" };
