@@ -1,5 +1,6 @@
 //! The `barman` command.
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use barman::cli;
@@ -9,6 +10,14 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(code) => return code,
     };
+    let failure = invocation.failure_code();
+    // A panic's own exit code would be taken for the end of the archive by PostgreSQL.
+    std::panic::catch_unwind(AssertUnwindSafe(|| run(invocation)))
+        .unwrap_or(ExitCode::from(failure))
+}
+
+fn run(invocation: cli::Invocation) -> ExitCode {
+    let failure = invocation.failure_code();
     // It fails only when a provider is installed already, and then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -18,6 +27,6 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             code
         }
-        Err(error) => cli::cannot_start(&error),
+        Err(error) => cli::cannot_start(&error, failure),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::wal_restore::FAILED;
+use super::wal_restore::{FAILED, require_known};
 use super::watchdog::End;
 use super::{Session, open};
 use crate::error::{Error, Kind, Result};
@@ -99,6 +99,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     }
     let content = fetch::fetch(&repository, &server.name, &name, args.system_id).await?;
     let Some(content) = content else {
+        require_known(&repository, &server.name).await?;
         output.error(format!("WAL file '{name}' not found in server '{}'", server.name));
         return Ok(());
     };

@@ -175,9 +175,19 @@ enum Command {
 pub struct Invocation(Program);
 
 enum Program {
-    /// The command, or the answer that it uses what is Barman's and not ours yet.
-    Barman(GlobalArgs, Box<Result<Command>>),
+    /// The command, or the answer that it uses what is Barman's and not ours yet; and its exit code when it fails.
+    Barman(GlobalArgs, Box<Result<Command>>, u8),
     DatabaseHost(Box<database_host::Invocation>),
+}
+
+impl Invocation {
+    /// The exit code if it fails, for whatever reason.
+    pub fn failure_code(&self) -> u8 {
+        match &self.0 {
+            Program::Barman(_, _, code) => *code,
+            Program::DatabaseHost(invocation) => invocation.failure_code(),
+        }
+    }
 }
 
 /// Understands the command line; otherwise says why, or prints the help that was asked for, and gives
@@ -190,8 +200,9 @@ pub fn parse(
         return parsed.map(|asked| Invocation(Program::DatabaseHost(Box::new(asked))));
     }
     let understood = understand(&arguments);
-    let understood =
-        understood.map(|(global, command)| Invocation(Program::Barman(global, Box::new(command))));
+    let failure = if gives_wal(&arguments) { wal_restore::FAILED } else { 1 };
+    let understood = understood
+        .map(|(global, command)| Invocation(Program::Barman(global, Box::new(command), failure)));
     understood.map_err(|error| {
         let code = usage_code(&error, &arguments);
         let is_for_postgres =
@@ -211,16 +222,19 @@ pub fn parse(
 
 /// Does what the command line says, and returns its exit code.
 pub async fn run(invocation: Invocation) -> ExitCode {
-    let (global, command) = match invocation.0 {
-        Program::Barman(global, command) => (global, *command),
+    let (global, command, failure) = match invocation.0 {
+        Program::Barman(global, command, failure) => (global, *command, failure),
         Program::DatabaseHost(invocation) => return database_host::run(*invocation).await,
     };
     let output = global.output();
     let command = match command {
         Ok(command) => command,
-        Err(error) => return end(output, Err(error)),
+        Err(error) => {
+            output.set_exit_code(failure);
+            return end(output, Err(error));
+        }
     };
-    let gives_wal = matches!(command, Command::WalRestore(_) | Command::GetWal(_));
+    let is_nagios = matches!(command, Command::Check(check::Args { nagios: true, .. }));
     let is_for_postgres = is_for_postgres(&command);
     let watchdog = watch(&command);
     let (output, result) = match global.load() {
@@ -243,11 +257,16 @@ pub async fn run(invocation: Invocation) -> ExitCode {
         }
         Err(error) => {
             global.start_logging(&output, None);
+            if is_nagios {
+                output.print(format!("BARMAN CRITICAL - {}", error.in_one_line()));
+                output.set_exit_code(2);
+                return ExitCode::from(output.finish());
+            }
             (output, Err(error))
         }
     };
-    if gives_wal && result.is_err() {
-        output.set_exit_code(wal_restore::FAILED);
+    if result.is_err() {
+        output.set_exit_code(failure);
     }
     if let (Err(error), true) = (&result, is_for_postgres) {
         output.error(error.in_one_line());
@@ -303,9 +322,16 @@ fn listen(command: &Command, output: &Output) -> Interrupt {
     })
 }
 
+/// Whether a command line asks for WAL, so that PostgreSQL may act on the exit code.
+fn gives_wal(arguments: &[OsString]) -> bool {
+    const NAMES: [&str; 3] = [wal_restore::NAME, get_wal::NAME, "cloud-wal-restore"];
+    arguments.iter().any(|argument| NAMES.iter().any(|name| argument == name))
+}
+
 /// Says that the program cannot even begin.
-pub fn cannot_start(error: &std::io::Error) -> ExitCode {
+pub fn cannot_start(error: &std::io::Error, failure: u8) -> ExitCode {
     let output = Output::new(output::Options::default(), Terminal::new(false));
+    output.set_exit_code(failure);
     end(output, Err(Error::new(Kind::Io, "cannot start worker threads").because(error.to_string())))
 }
 
@@ -359,9 +385,7 @@ fn understand(arguments: &[OsString]) -> Result<(GlobalArgs, Result<Command>), c
 /// 0 for help that was asked for, else 2, but for the command whose codes PostgreSQL acts on.
 fn usage_code(error: &clap::Error, arguments: &[OsString]) -> u8 {
     match u8::try_from(error.exit_code()).unwrap_or(1) {
-        1.. if arguments.iter().any(|a| a == wal_restore::NAME || a == get_wal::NAME) => {
-            wal_restore::FAILED
-        }
+        1.. if gives_wal(arguments) => wal_restore::FAILED,
         code => code,
     }
 }

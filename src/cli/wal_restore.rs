@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
 use crate::postgres::error::FormatError;
 use crate::postgres::wal_name::WalName;
-use crate::repository::Access;
+use crate::repository::{self, Access, Repository, snapshots};
 use crate::wal::fetch;
 
 /// Fetch one WAL file: the restore_command of PostgreSQL.
@@ -167,8 +167,23 @@ async fn restore_file(args: &Args, session: &Session) -> Result<bool> {
     let system_id = system_id_here();
     match fetch::fetch(&repository, &server.name, &name, system_id).await? {
         Some(content) => fetch::write_whole(&args.wal_dest, &content).map(|()| true),
-        None => Ok(false),
+        None => {
+            require_known(&repository, &server.name).await?;
+            Ok(false)
+        }
     }
+}
+
+/// An archive that has nothing of a server proves nothing: its name may be wrong.
+pub async fn require_known(repository: &Repository, server: &str) -> Result<()> {
+    let is_known = !snapshots::names(repository, Some(server)).await?.is_empty()
+        || !repository::wal::of_server(repository, server).await?.is_empty();
+    if is_known {
+        return Ok(());
+    }
+    let location = repository.location();
+    let message = format!("the repository in {location} has nothing of server '{server}'");
+    Err(Error::new(Kind::Refused, message).hint("is that its name?"))
 }
 
 /// The cluster whose data directory is the current directory, as it is when PostgreSQL runs this.

@@ -78,6 +78,12 @@ pub struct Server {
     pub effective: BTreeMap<&'static str, Effective>,
 }
 
+/// A time limit; 0 is none.
+fn or_never(limit: Duration) -> Duration {
+    const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+    if limit.is_zero() { NEVER } else { limit }
+}
+
 impl Server {
     pub(super) fn read(
         name: &str,
@@ -131,6 +137,7 @@ impl Server {
                 .unwrap_or(Duration::from_secs(900)),
             wal_archive_timeout: r
                 .get("wal_archive_timeout", values::seconds)
+                .map(or_never)
                 .unwrap_or(Duration::from_secs(60)),
             wal_restore_timeout: r
                 .get("wal_restore_timeout", values::seconds)

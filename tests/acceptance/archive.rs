@@ -102,6 +102,16 @@ fn restore_commands_say_absent_only_when_it_is_proved() {
     let name = segment.file_name().unwrap().to_str().unwrap();
     assert_eq!(barman.run(&["wal-restore", "main", "0000000100000000000000FF", to]).status, 1);
     assert_eq!(barman.run(&["wal-restore", "main", "00000002.history", to]).status, 1);
+    let path = barman.path("nowhere.conf");
+    let mut bare = std::process::Command::new(barman.binary());
+    crate::support::account::prepare(&mut bare, barman.path("").as_path());
+    bare.env("BARMAN_REPOSITORY", barman.repository())
+        .env("BARMAN_REPOSITORY_KEY_FILE", barman.key_file())
+        .args(["wal-restore", "mian", "0000000100000000000000FF", to, "--on-error", "abort"]);
+    drop(path);
+    let output = bare.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("nothing of server 'mian'"), "{said}");
     let fails = |what: &str| {
         let output = barman.run(&["wal-restore", "main", "0000000100000000000000FF", to]);
         assert!(output.status > 125, "{what}: {output}");

@@ -242,3 +242,27 @@ fn a_role_without_superuser_with_the_documented_grants() {
     barman.ok(&["restore", "main", "latest", destination.to_str().unwrap()]);
     starts_with(17, &destination, &[]);
 }
+
+#[test]
+fn tablespaces_come_in_whatever_order() {
+    let mut cluster = Cluster::builder(17).initdb("--wal-segsize=1").start();
+    let barman = Barman::initialised();
+    barman.server("main", &cluster, "immediate_checkpoint = true\n");
+    barman.archive_from("main", &mut cluster);
+    for name in ["d", "b", "a", "c", "e"] {
+        cluster.create_tablespace(name);
+        cluster.psql(&format!("CREATE TABLE t_{name} TABLESPACE {name} AS SELECT 1 AS n"));
+    }
+    cluster.psql("DROP TABLE t_b; DROP TABLESPACE b");
+    cluster.create_tablespace("f");
+    barman.ok(&["backup", "main", "--wait"]);
+    let destination = barman.path("restored");
+    let spaces: Vec<String> = ["a", "c", "d", "e", "f"]
+        .iter()
+        .map(|name| format!("--tablespace={name}:{}", barman.path(&format!("to-{name}")).display()))
+        .collect();
+    let mut arguments = vec!["restore", "main", "latest", destination.to_str().unwrap()];
+    arguments.extend(spaces.iter().map(String::as_str));
+    barman.ok(&arguments);
+    pg_verifybackup(17, &destination, &[]).expect_success();
+}

@@ -5,6 +5,7 @@ mod clocks;
 mod deleting;
 mod encrypted;
 mod facts;
+mod forks;
 mod identity;
 mod layouts;
 mod moments;

@@ -187,6 +187,22 @@ fn a_wal_restore_that_fails_does_not_look_like_the_end_of_the_archive() {
     assert_eq!(setup.barman("wal-restore main 000000010000000000000001 /x").code, 126);
     assert_eq!(setup.barman("wal-restore main").code, 126);
     assert_eq!(setup.barman("wal-restore --help").code, 0);
+    let setup = Setup::new("repository = /r\n[main]\nconninfo = host=a\n");
+    for line in [
+        "get-wal -z main 000000010000000000000001",
+        "get-wal --keep-compression main 000000010000000000000001",
+        "cloud-wal-restore main 000000010000000000000001 /x",
+    ] {
+        assert_eq!(setup.barman(line).code, 126, "{line}");
+    }
+}
+
+#[test]
+fn nagios_is_told_of_a_configuration_that_cannot_be_read() {
+    let setup = Setup::new("[main]\nwhat\n");
+    let said = setup.barman("check main --nagios");
+    assert_eq!(said.code, 2);
+    assert!(said.out.starts_with("BARMAN CRITICAL - "), "{}", said.out);
 }
 
 #[test]

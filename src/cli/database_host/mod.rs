@@ -24,6 +24,16 @@ pub enum Invocation {
     Restore(wal_restore::Args),
 }
 
+impl Invocation {
+    /// The exit code if it fails, for whatever reason.
+    pub fn failure_code(&self) -> u8 {
+        match self {
+            Invocation::Archive(_) => 1,
+            Invocation::Restore(args) => args.failure_code(),
+        }
+    }
+}
+
 /// What `arguments` ask for, if the program was called by one of these names; an exit code where they cannot
 /// be understood, or where only help was wanted.
 pub fn parse(arguments: &[OsString]) -> Option<Result<Invocation, ExitCode>> {

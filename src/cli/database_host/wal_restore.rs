@@ -75,6 +75,9 @@ const EXAMPLES: &str = "EXAMPLES:
   restore_command = 'barman-wal-restore backup-host main %f %p'    # postgresql.conf
   barman-wal-restore --test backup-host main";
 
+/// What `get-wal` says of a file that is not there: Barman's words, too.
+const ABSENT: &str = "not found in server";
+
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(60);
 
@@ -135,6 +138,11 @@ async fn fetch_file(args: &Args) -> Result<bool> {
 }
 
 impl Args {
+    /// The exit code if nothing is known of the file.
+    pub fn failure_code(&self) -> u8 {
+        if self.barman_exit_codes { 2 } else { FAILED }
+    }
+
     /// Gets a file from the backup host, and sees that it is what it should be; nothing if it has none.
     async fn file(&self, file: &str, system_id: Option<u64>) -> Result<Option<Arrival>> {
         let system = system_id.map(|id| id.to_string());
@@ -161,7 +169,8 @@ impl Args {
         let answer = host.run(arguments, &[], ATTEMPT, MAX_WAL_FILE).await?;
         match answer.code {
             0 => Ok(Some(answer.stdout)),
-            1 => Ok(None),
+            // A login that is refused, or a wrapper, may end with 1 too.
+            1 if answer.complaint.contains(ABSENT) => Ok(None),
             _ => Err(Error::new(
                 Kind::Storage,
                 format!("{}: {}", self.host.barman_host, answer.complaint),
