@@ -1,5 +1,6 @@
 //! `barman get-wal`.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -99,7 +100,9 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     }
     let content = fetch::fetch(&repository, &server.name, &name, args.system_id).await?;
     let Some(content) = content else {
-        require_known(&repository, &server.name).await?;
+        if let Cow::Owned(unconfigured) = &server {
+            require_known(&repository, &unconfigured.name).await?;
+        }
         output.error(format!("WAL file '{name}' not found in server '{}'", server.name));
         return Ok(());
     };

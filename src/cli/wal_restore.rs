@@ -1,5 +1,6 @@
 //! `barman wal-restore`.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -168,13 +169,15 @@ async fn restore_file(args: &Args, session: &Session) -> Result<bool> {
     match fetch::fetch(&repository, &server.name, &name, system_id).await? {
         Some(content) => fetch::write_whole(&args.wal_dest, &content).map(|()| true),
         None => {
-            require_known(&repository, &server.name).await?;
+            if let Cow::Owned(unconfigured) = &server {
+                require_known(&repository, &unconfigured.name).await?;
+            }
             Ok(false)
         }
     }
 }
 
-/// An archive that has nothing of a server proves nothing: its name may be wrong.
+/// An archive that has nothing of a server that no configuration knows proves nothing: its name may be wrong.
 pub async fn require_known(repository: &Repository, server: &str) -> Result<()> {
     let is_known = !snapshots::names(repository, Some(server)).await?.is_empty()
         || !repository::wal::of_server(repository, server).await?.is_empty();

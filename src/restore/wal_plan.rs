@@ -11,7 +11,7 @@ use super::reach;
 use super::settings::{COPIED_WAL, WalSource};
 use super::target::Moment;
 use crate::error::Result;
-use crate::postgres::lsn::Lsn;
+use crate::postgres::lsn::{Lsn, TimelineId};
 use crate::postgres::wal_name::{SegmentNo, WalName};
 
 /// WAL to be written.
@@ -69,7 +69,8 @@ impl WalPlan {
             plan.files.push(PlannedWal { object: stored.name.clone(), is_needed, is_copied });
         }
         if copies {
-            for timeline in path.history.spans().iter().map(|span| span.timeline) {
+            // All of them, since PostgreSQL finds the newest timeline by trying one number after the other.
+            for timeline in (2..=path.history.timeline().0).map(TimelineId) {
                 if let Some(stored) = path.inventory.find(&WalName::History(timeline))? {
                     let object = stored.name.clone();
                     plan.files.push(PlannedWal { object, is_needed: false, is_copied: true });
