@@ -141,8 +141,6 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         let Err(error) = made else { continue };
         if several {
             failed.push(server.name.as_str());
-            let failure = json!({ "status": Status::Failed.name(), "error": error.to_string() });
-            output.result(&server.name, failure);
         }
         let is_interrupted = error.kind() == Kind::Interrupted;
         output.failure(&error.context(format!("backup of server {}", server.name)));
@@ -168,7 +166,25 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
+    /// Backs up a server, and tells what came of it.
     async fn back_up(&self, server: &Server) -> Result<()> {
+        match self.copy(server).await {
+            Ok((repository, request, snapshot)) => {
+                self.complete(server, &repository, &request, &snapshot).await
+            }
+            Err(error) => {
+                if self.several {
+                    let status = Status::Failed.name();
+                    let failure = json!({ "status": status, "error": error.to_string() });
+                    self.session.output.result(&server.name, failure);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Checks the server, and makes the backup.
+    async fn copy(&self, server: &Server) -> Result<(Arc<Repository>, Request, Snapshot)> {
         let Run { args, session, repositories, .. } = *self;
         let output = &session.output;
         server.ready_for_backup()?;
@@ -178,7 +194,8 @@ impl Run<'_> {
         let report = interrupt.unless(Box::pin(checks)).await?;
         for Check { name, hint, .. } in report.blockers() {
             let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
-            output.error(format!("the check '{name}' failed{hint}"));
+            let whose = if self.several { format!("{}: ", server.name) } else { String::new() };
+            output.error(format!("{whose}the check '{name}' failed{hint}"));
         }
         if report.blockers().next().is_some() {
             return Err(Error::new(Kind::Refused, "not started, because checks failed")
@@ -200,7 +217,7 @@ impl Run<'_> {
         if !request.fast_checkpoint {
             output.info(
                 "It begins with a checkpoint spread over time, which may take minutes; \
-             --immediate-checkpoint makes it a fast one.",
+                 --immediate-checkpoint makes it a fast one.",
             );
         }
         let bar = session.progress("starting");
@@ -208,18 +225,31 @@ impl Run<'_> {
         let made = make(args, server, &repository, &request, &bar, session).await;
         bar.finish();
         let snapshot = made?;
-        tell(&snapshot, output);
+        Ok((repository, request, snapshot))
+    }
+
+    /// Sees to the WAL of a backup whose files are stored, and shows it.
+    async fn complete(
+        &self,
+        server: &Server,
+        repository: &Repository,
+        request: &Request,
+        snapshot: &Snapshot,
+    ) -> Result<()> {
+        let Run { args, session, .. } = *self;
+        let (output, interrupt) = (&session.output, &session.interrupt);
+        tell(snapshot, output);
         if snapshot.cluster.from_standby {
-            interrupt.unless(close_primary_segment(server, &snapshot, output)).await?;
+            interrupt.unless(close_primary_segment(server, snapshot, output)).await?;
         } else {
-            restore_point(&request, &snapshot).await;
+            restore_point(request, snapshot).await;
         }
         let waited = if args.wait {
-            interrupt.unless(wait(args, &repository, &snapshot, session)).await
+            interrupt.unless(wait(args, repository, snapshot, session)).await
         } else {
             Ok(())
         };
-        let catalog = Catalog::load(&repository, &server.name).await?;
+        let catalog = Catalog::load(repository, &server.name).await?;
         let backup = catalog.find(&snapshot.backup_id)?;
         let fields = backup_info::fields(&server.name, backup);
         if self.several {
@@ -234,8 +264,7 @@ impl Run<'_> {
             backup.status().name()
         ));
         if !args.wait && backup.status() == Status::WaitingForWals {
-            output
-                .print(format!("It is complete when {} is archived", WalRange::of(&snapshot).end));
+            output.print(format!("It is complete when {} is archived", WalRange::of(snapshot).end));
         }
         waited
     }

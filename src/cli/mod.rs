@@ -300,7 +300,7 @@ fn limit(command: &Command, config: &Config) -> Option<Duration> {
     let server = config.servers.get(server_name)?;
     Some(match command {
         Command::GetWal(_) => server.wal_restore_timeout.max(get_wal::TOO_LATE.limit),
-        _ => server.wal_archive_timeout,
+        _ => server.wal_archive_timeout.max(Duration::from_secs(1)),
     })
 }
 

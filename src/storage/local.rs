@@ -224,6 +224,7 @@ struct AbsentPlace {
 
 /// The time that a file in `directory` gets now: on a NAS it is not this host's.
 fn now_in(directory: &Path) -> io::Result<SystemTime> {
+    require_place(directory)?;
     let temporary = temporary_in(directory)?;
     let now = write_synced(&temporary, &[], Sharing::of(directory)?.changing_file())
         .and_then(|()| fs::metadata(&temporary)?.modified());
@@ -382,7 +383,7 @@ fn make_directory(path: &Path, above: &Path, rights: Rights) -> io::Result<()> {
         // It takes the place of an empty one, which is as good.
         .and_then(|()| durable_rename(&temporary, path));
     if let Err(error) = named {
-        fs::remove_dir(&temporary)?;
+        let _ = fs::remove_dir(&temporary);
         return if path.is_dir() { Ok(()) } else { Err(error) };
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use super::{Object, Result, Space, Storage};
 
@@ -20,6 +21,20 @@ impl SpendingStorage {
     pub fn new(inner: Arc<dyn Storage>) -> Self {
         SpendingStorage { inner }
     }
+
+    /// Makes a call that writes something, and makes it again with the space of the reserve.
+    async fn spending<'a, T>(
+        &'a self,
+        call: impl Fn() -> BoxFuture<'a, Result<T>> + Send,
+    ) -> Result<T> {
+        match call().await {
+            Err(error) if error.is_full() && self.release_reserve().await? => {
+                tracing::warn!("no space is left in {}: its reserve is used", self.location());
+                call().await
+            }
+            answer => answer,
+        }
+    }
 }
 
 #[async_trait]
@@ -33,13 +48,7 @@ impl Storage for SpendingStorage {
     }
 
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
-        match self.inner.put(name, bytes.clone()).await {
-            Err(error) if error.is_full() && self.release_reserve().await? => {
-                tracing::warn!("no space is left in {}: its reserve is used", self.location());
-                self.inner.put(name, bytes).await
-            }
-            put => put,
-        }
+        self.spending(|| self.inner.put(name, bytes.clone())).await
     }
 
     async fn get(&self, name: &str) -> Result<Bytes> {
@@ -51,7 +60,7 @@ impl Storage for SpendingStorage {
     }
 
     async fn now(&self) -> Result<SystemTime> {
-        self.inner.now().await
+        self.spending(|| self.inner.now()).await
     }
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
@@ -67,7 +76,7 @@ impl Storage for SpendingStorage {
     }
 
     async fn remove_unfinished(&self, age: Duration) -> Result<usize> {
-        self.inner.remove_unfinished(age).await
+        self.spending(|| self.inner.remove_unfinished(age)).await
     }
 
     async fn space(&self) -> Result<Option<Space>> {

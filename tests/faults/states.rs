@@ -25,7 +25,7 @@ const STATES: [&str; 4] = ["away", "not mounted", "read-only", "full"];
 
 /// The commands, with their outcomes in this order. `SEGMENT` is one that is archived, `NEW` one that is not.
 const ROWS: [(&str, [Outcome; 4]); 14] = [
-    ("wal-archive main NEW", [(1, ABSENT), (1, UNMOUNTED), (1, READ_ONLY), (1, FULL)]),
+    ("wal-archive other NEW", [(1, ABSENT), (1, UNMOUNTED), (1, READ_ONLY), (1, FULL)]),
     ("wal-restore main SEGMENT TO", [(126, ABSENT), (126, UNMOUNTED), DONE, DONE]),
     ("get-wal main SEGMENT", [(126, ABSENT), (126, UNMOUNTED), DONE, DONE]),
     ("backup main", [(1, ABSENT), (1, UNMOUNTED), (1, "checks failed"), (1, "checks failed")]),
@@ -57,7 +57,8 @@ fn segments(barman: &Barman) -> (String, String) {
 fn every_command_says_what_the_table_says() {
     let barman = sandbox();
     barman.write_config(
-        "[main]\nconninfo = host=/nowhere\nwal_restore_timeout = 0\nrepository_reserve = 1Mi\n",
+        "[main]\nconninfo = host=/nowhere\nwal_restore_timeout = 0\nrepository_reserve = 1Mi\n\
+         [other]\nconninfo = host=/nowhere\nrepository_reserve = 1Mi\n",
     );
     let (archived, new) = segments(&barman);
     let play = |state: usize| {
