@@ -169,10 +169,20 @@ impl Storage for LocalStorage {
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
+        let root = self.root.clone();
         let deleted = self
-            .run("delete", name, |path| {
+            .run("delete", name, move |path| {
                 fs::remove_file(path)?;
-                sync_directory(parent(path)?)
+                let directory = parent(path)?;
+                let above = parent(directory)?;
+                // A directory that holds nothing any more goes too, below those that make up a
+                // repository: each session and each backup's notes have one, which would become more
+                // and more.
+                let may_go = above != root.as_path() && above.starts_with(root.as_path());
+                if may_go && fs::remove_dir(directory).is_ok() {
+                    return sync_directory(above);
+                }
+                sync_directory(directory)
             })
             .await;
         match self.missing_is_proved("delete", name, deleted).await {
@@ -282,15 +292,14 @@ pub fn create_file(path: &Path, bytes: &[u8], rights: Rights) -> io::Result<()> 
 /// As [`create_file`]; directories that are missing get rights of their own.
 fn create_file_in(path: &Path, bytes: &[u8], rights: Rights, above: Rights) -> io::Result<()> {
     let directory = parent(path)?;
-    make_directories(directory, above)?;
     if path.try_exists()? {
         // Who put it may not have lived to see it durable.
         sync_directory(directory)?;
         return Err(ErrorKind::AlreadyExists.into());
     }
     let temporary = temporary_in(directory)?;
-    let written =
-        write_synced(&temporary, bytes, rights).and_then(|()| name_exclusively(&temporary, path));
+    let written = write_below(&temporary, bytes, rights, above)
+        .and_then(|()| name_exclusively(&temporary, path));
     if written.is_err() {
         // What failed is reported; what is left of it has a name that nothing reads.
         let _ = fs::remove_file(&temporary);
@@ -304,6 +313,20 @@ fn temporary_in(directory: &Path) -> io::Result<PathBuf> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(directory.join(format!("{TEMPORARY}{:032x}", u128::from_le_bytes(random))))
+}
+
+/// Writes a file into a directory that is made where it is missing. Whoever deletes the last file in it
+/// removes the directory, which may be in this very moment.
+fn write_below(path: &Path, bytes: &[u8], rights: Rights, above: Rights) -> io::Result<()> {
+    let mut attempts = 0..10;
+    loop {
+        let written = make_directories(parent(path)?, above)
+            .and_then(|()| write_synced(path, bytes, rights));
+        match written {
+            Err(error) if error.kind() == ErrorKind::NotFound && attempts.next().is_some() => {}
+            written => return written,
+        }
+    }
 }
 
 fn write_synced(path: &Path, bytes: &[u8], rights: Rights) -> io::Result<()> {
@@ -479,6 +502,7 @@ mod tests {
         assert_eq!(names("a/d").await, ["a/d"]);
         assert!(names("none/").await.is_empty());
         storage.delete("a/b/c").await.unwrap();
+        assert!(!directory.path().join("new/a/b").exists(), "an empty directory goes too");
         storage.delete("a/b/c").await.unwrap();
         assert!(storage.get("a/b/c").await.unwrap_err().is_not_found());
     }
