@@ -9,7 +9,6 @@ use repo_format::snapshot::Snapshot;
 use serde_json::json;
 
 use super::backup_info::{self, WalRange};
-use super::checks::{self, Check};
 use super::open::Repositories;
 use super::output::Output;
 use super::progress::Bar;
@@ -23,6 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::sql::SqlConnection;
 use crate::repository::{Access, Repository, notes, now_micros};
+use crate::server::check::{self as checks, Check, Patience, Place};
 use crate::storage::patient::PatientStorage;
 
 /// Take a base backup of one or more servers.
@@ -190,7 +190,11 @@ impl Run<'_> {
         server.ready_for_backup()?;
         let timeout = check::timeout(args.check_timeout, server);
         let interrupt = &session.interrupt;
-        let checks = async { Ok(checks::run(server, repositories, timeout).await) };
+        let checks = async {
+            let opening = repositories.of(server, Access::Write);
+            let place = Place::new(opening, Patience::of(timeout));
+            Ok(checks::run(server, &place, timeout).await)
+        };
         let report = interrupt.unless(Box::pin(checks)).await?;
         for Check { name, hint, .. } in report.blockers() {
             let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };

@@ -1,21 +1,24 @@
 //! `barman check`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 
 use super::Session;
-use super::checks::{self, Check, Report};
-use super::open::Repositories;
+use super::open::Places;
 use super::output::{Output, Tone, mangle};
 use crate::config::Server;
 use crate::error::Result;
+use crate::server::check::{self, Check, Patience, Report};
 
 /// Check whether servers can be backed up.
 ///
-/// Connects to the servers and the repository and checks all that a backup and WAL archiving need. The
-/// exit code is 0 when every check passes. With --nagios it prints one line for all servers and exits
-/// with 2 when any check fails.
+/// Connects to the servers and the repository and checks all that a backup and WAL archiving need. Many
+/// servers are checked at once; each line waits no longer than a third of the time limit. The exit code is 0
+/// when every check passes. With --nagios it prints one line for all servers and exits with 2 when any check
+/// fails.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -35,11 +38,15 @@ const EXAMPLES: &str = "EXAMPLES:
   barman check main --nagios
   barman -f json check main";
 
+/// How many servers are checked at once.
+const PARALLEL: usize = 32;
+
 /// Runs the command.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let output = &session.output;
-    let repositories = Repositories::new(output);
+    let mut places = Places::new(output);
     let mut nagios = Nagios::default();
+    let mut checks = vec![];
     for server in session.servers(&args.server_name) {
         let is_off = server.disabled && server.errors().next().is_none();
         if is_off || !server.active {
@@ -51,15 +58,25 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
             continue;
         }
         let timeout = timeout(args.check_timeout, server);
-        let report = checks::run(server, &repositories, timeout).await;
-        if !args.nagios {
-            print(&server.name, &report, output);
+        let place = places.of(&server.repository, Patience::of(timeout));
+        let at = checks.len();
+        checks.push(async move { (at, server, check::run(server, &place, timeout).await) });
+    }
+    let mut reports = stream::iter(checks).buffer_unordered(PARALLEL).boxed_local();
+    // They are shown in their order, each as soon as it can be.
+    let mut early = BTreeMap::new();
+    while let Some((at, server, report)) = reports.next().await {
+        early.insert(at, (server, report));
+        while let Some((server, report)) = early.remove(&nagios.servers.len()) {
+            if !args.nagios {
+                print(&server.name, &report, output);
+            }
+            output.result(&server.name, describe(&report));
+            if !report.passed() {
+                output.set_exit_code(if args.nagios { 2 } else { 1 });
+            }
+            nagios.servers.push((&server.name, report));
         }
-        output.result(&server.name, describe(&report));
-        if !report.passed() {
-            output.set_exit_code(if args.nagios { 2 } else { 1 });
-        }
-        nagios.servers.push((&server.name, report));
     }
     if args.nagios {
         if session.servers_unknown(&args.server_name) {
@@ -94,7 +111,8 @@ fn print(server: &str, report: &Report, output: &Output) {
     }
 }
 
-fn describe(report: &Report) -> Value {
+/// The lines by their keys, as Barman has them.
+pub fn describe(report: &Report) -> Value {
     let mut shown = Map::new();
     for Check { name, hint, passed, .. } in &report.checks {
         let status = if *passed { "OK" } else { "FAILED" };

@@ -10,8 +10,6 @@ mod not_yet;
 mod session;
 
 pub mod backup_info;
-pub mod checks;
-pub mod human;
 pub mod names;
 pub mod open;
 pub mod output;
@@ -34,6 +32,7 @@ pub mod list_servers;
 pub mod put_wal;
 pub mod repo;
 pub mod restore;
+pub mod setup_sql;
 pub mod show_backup;
 pub mod show_servers;
 pub mod status;
@@ -53,6 +52,8 @@ use futures::FutureExt;
 use tracing::level_filters::LevelFilter;
 
 pub use session::Session;
+
+pub use crate::human;
 
 use crate::config::values::LogLevel;
 use crate::config::{Config, Environment};
@@ -142,6 +143,8 @@ enum Command {
     #[command(name = "show-servers", visible_alias = "show-server")]
     ShowServers(show_servers::Args),
     Status(status::Args),
+    #[command(name = "setup-sql")]
+    SetupSql(setup_sql::Args),
     Check(check::Args),
     Backup(backup::Args),
     #[command(name = "list-backups", visible_alias = "list-backup")]
@@ -351,6 +354,7 @@ async fn dispatch(command: Command, session: &mut Session) -> Result<()> {
         Command::ListServers(args) => list_servers::run(args, session).await,
         Command::ShowServers(args) => show_servers::run(args, session).await,
         Command::Status(args) => status::run(args, session).await,
+        Command::SetupSql(args) => setup_sql::run(args, session).await,
         Command::Check(args) => check::run(args, session).await,
         Command::Backup(args) => backup::run(args, session).await,
         Command::ListBackups(args) => list_backups::run(args, session).await,

@@ -12,6 +12,7 @@ use super::output::Output;
 use crate::config::{Key, KeySource, Location, RepositorySettings, Server};
 use crate::error::{Error, Result};
 use crate::repository::{Access, Repository, key_file};
+use crate::server::check::{Patience, Place};
 use crate::storage::Storage;
 use crate::storage::location::storage_at;
 use crate::storage::spending::SpendingStorage;
@@ -51,6 +52,35 @@ impl<'o> Repositories<'o> {
         let repository = repository(settings, access, |text| self.output.warning(text)).await?;
         opened.push((settings.clone(), access, repository.clone()));
         Ok(repository)
+    }
+}
+
+/// The repositories of one command that checks servers: each is opened and looked at once, when the first
+/// of its servers asks.
+pub struct Places<'a> {
+    output: &'a Output,
+    known: Vec<(&'a RepositorySettings, Place<'a>)>,
+}
+
+impl<'a> Places<'a> {
+    /// None known yet; warnings go to `output`.
+    pub fn new(output: &'a Output) -> Self {
+        Places { output, known: Vec::new() }
+    }
+
+    /// The place that `settings` describe.
+    pub fn of(&mut self, settings: &'a RepositorySettings, patience: Patience) -> Place<'a> {
+        let same = |(known, _): &&(&RepositorySettings, Place<'a>)| {
+            known.location == settings.location && known.key == settings.key
+        };
+        if let Some((_, place)) = self.known.iter().find(same) {
+            return place.clone();
+        }
+        let output = self.output;
+        let opening = repository(settings, Access::Write, |text| output.warning(text));
+        let place = Place::new(opening, patience);
+        self.known.push((settings, place.clone()));
+        place
     }
 }
 

@@ -61,7 +61,7 @@ impl RepositorySettings {
     /// The source of its key, or what to do to have one.
     pub fn key(&self) -> Result<&KeySource, Error> {
         self.key.as_ref().ok_or_else(|| {
-            Error::new(Kind::Config, "no key or password for the repository is configured").hint(
+            Error::new(Kind::Key, "no key or password for the repository is configured").hint(
                 "set repository_key_file, repository_password_file or \
                  repository_password_command in barman.conf, or BARMAN_REPOSITORY_KEY_FILE or \
                  BARMAN_REPOSITORY_PASSWORD… in the environment",

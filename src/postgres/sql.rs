@@ -6,7 +6,7 @@ mod privileges;
 mod switch_wal;
 
 pub use environment::Known;
-pub use privileges::Privileges;
+pub use privileges::{GRANTS, Grant, Privileges, quote_identifier};
 
 use super::error::Error;
 use super::lsn::{Lsn, SystemId, TimelineId};
@@ -150,6 +150,12 @@ impl SqlConnection {
             self.required_setting("hba_file").await?,
             self.required_setting("ident_file").await?,
         ])
+    }
+
+    /// The address of this host as the server sees it; nothing over a Unix socket.
+    pub async fn client_address(&self) -> Result<Option<std::net::IpAddr>, Error> {
+        let address: Option<String> = self.value("SELECT host(inet_client_addr())", &[]).await?;
+        Ok(address.and_then(|address| address.parse().ok()))
     }
 
     /// Where the WAL stands: written by a primary, replayed (or received) by a standby.

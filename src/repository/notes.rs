@@ -54,6 +54,31 @@ pub async fn of_server(
     Ok(notes.into_iter().map(|((_, backup_id), notes)| (backup_id, notes)).collect())
 }
 
+/// The ids of the backups of a server that have notes, in order. Reads none of them.
+pub async fn noted(repository: &Repository, server: &str) -> Result<Vec<String>> {
+    let server = servers::stored_name(repository, server).await?;
+    let listed = repository.storage().list(&format!("notes/{}/", escape(&server))).await?;
+    let id = |name: &str| match ObjectName::parse(name)? {
+        ObjectName::Note { backup_id, .. } => Some(backup_id),
+        _ => None,
+    };
+    let mut ids: Vec<String> = listed.iter().filter_map(|object| id(&object.name)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// What the notes say of one backup.
+pub async fn of_backup(
+    repository: &Repository,
+    server: &str,
+    backup_id: &str,
+) -> Result<BackupNotes> {
+    let server = servers::stored_name(repository, server).await?;
+    let notes = below(repository, &format!("notes/{}/{backup_id}/", escape(&server))).await?;
+    Ok(notes.into_values().next().unwrap_or_default())
+}
+
 /// What the notes say of each backup of any server that has any, by its server and id.
 pub async fn of_all(repository: &Repository) -> Result<BTreeMap<(String, String), BackupNotes>> {
     below(repository, "notes/").await

@@ -320,8 +320,8 @@ fn temporary_in(directory: &Path) -> io::Result<PathBuf> {
 fn write_below(path: &Path, bytes: &[u8], rights: Rights, above: Rights) -> io::Result<()> {
     let mut attempts = 0..10;
     loop {
-        let written = make_directories(parent(path)?, above)
-            .and_then(|()| write_synced(path, bytes, rights));
+        let written =
+            make_directories(parent(path)?, above).and_then(|()| write_synced(path, bytes, rights));
         match written {
             Err(error) if error.kind() == ErrorKind::NotFound && attempts.next().is_some() => {}
             written => return written,

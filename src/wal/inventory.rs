@@ -43,8 +43,14 @@ impl std::fmt::Display for Gap {
 impl Inventory {
     /// Lists what the archive has of one cluster.
     pub async fn load(repository: &Repository, server: &str, system_id: u64) -> Result<Self> {
+        let listing = repository::wal::of_system(repository, server, system_id).await?;
+        Ok(Inventory::of(repository, listing).await)
+    }
+
+    /// What a listing of one cluster has.
+    pub async fn of(repository: &Repository, listing: Vec<StoredWal>) -> Self {
         let mut files: BTreeMap<WalName, Vec<StoredWal>> = BTreeMap::new();
-        for stored in repository::wal::of_system(repository, server, system_id).await? {
+        for stored in listing {
             if stored.name.part.is_none()
                 && let Ok(name) = stored.name.file.parse()
             {
@@ -62,7 +68,7 @@ impl Inventory {
             };
             inventory.histories.extend(history.map(|history| (timeline, history)));
         }
-        Ok(inventory)
+        inventory
     }
 
     /// The histories of all timelines that have a readable one.

@@ -1,9 +1,11 @@
 //! The command line as a script sees it: output, JSON, exit codes.
 
+mod check;
 mod configuration;
 mod help;
 mod repository;
 mod server;
+mod setup;
 mod standby;
 
 use std::path::Path;

@@ -57,7 +57,7 @@ async fn missing_privileges_are_named_and_granting_them_is_enough() {
     let sql = SqlConnection::connect(&info).await.unwrap();
     let before = sql.privileges().await.unwrap();
     assert!(!before.can_backup() && !before.can_replicate());
-    assert_eq!(before.missing.len(), 6, "{before:?}");
+    assert_eq!(before.missing.len(), 4, "{before:?}");
     let refused = sql.create_restore_point("no").await.unwrap_err();
     assert!(refused.is_code("42501") && refused.hint().is_some());
     cluster.psql(&before.missing.join(";"));

@@ -1,0 +1,153 @@
+//! The checks of WAL archiving: that it is on, works, and leads here.
+
+use std::time::Duration;
+
+use repo_format::names::{ObjectName, escape};
+
+use super::patience::Patience;
+use super::postgres::Running;
+use super::report::Report;
+use crate::config::Server;
+use crate::error::Result;
+use crate::human;
+use crate::postgres::wal_name::{SegmentName, SegmentSize, WalName};
+use crate::repository::{self, Repository, servers};
+use crate::server::remote::Remote;
+
+/// How long the first WAL file of a server may take to arrive.
+const FIRST_WAL: Duration = Duration::from_secs(10);
+
+/// How often it is looked for.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What the server says of its archiving.
+pub(super) fn check_settings(server: &Server, remote: &Remote, report: &mut Report) {
+    let mode = remote.setting("archive_mode");
+    if remote.in_recovery && mode != "always" {
+        report.must("archive_mode", true, "a standby: its primary archives");
+        return;
+    }
+    let on = matches!(mode, "on" | "always");
+    report.must("archive_mode", on, if on { "" } else { "set it to 'on' and restart PostgreSQL" });
+    let has = remote.has_archiver();
+    let hint = format!("set it to: barman wal-archive {} %p", server.name);
+    report.must("archive_command", has, if has { "" } else { &hint });
+    let archiver = &remote.archiver;
+    let hint = match (&archiver.last_failed_wal, archiver.is_failing()) {
+        (Some(file), true) => format!("archiving {file} fails: see PostgreSQL's log"),
+        _ => String::new(),
+    };
+    report.must("continuous archiving", remote.is_archiving(), hint);
+}
+
+/// Whether what `archiver`, the server or its primary, says to have archived last is in the repository. A
+/// command that leads elsewhere succeeds too.
+pub(super) async fn check_lag(
+    server: &Server,
+    repository: &Repository,
+    archiver: &Remote,
+    patience: Patience,
+    report: &mut Report,
+) {
+    const LINE: &str = "WAL lag";
+    let Some(file) = &archiver.archiver.last_archived_wal else {
+        report.should(LINE, true, "the server has archived nothing since its statistics began");
+        return;
+    };
+    let Ok(name) = file.parse::<WalName>() else { return };
+    let found = patience.wait(async {
+        let (system_id, timeline) = (archiver.system_id, name.timeline().0);
+        let found =
+            repository::wal::of_file(repository, &server.name, system_id, timeline, file).await?;
+        Ok(!found.is_empty())
+    });
+    match found.await {
+        Ok(true) => {
+            let ahead = distance(archiver, &name).unwrap_or_default();
+            report.should(LINE, true, format!("{file} has arrived{ahead}"));
+        }
+        Ok(false) => {
+            let hint = format!(
+                "the server says that it archived {file}, which is not in the repository: see \
+                 that archive_command is 'barman wal-archive {} %p', and of this repository",
+                server.name
+            );
+            report.should(LINE, false, hint);
+        }
+        Err(error) => report.should(LINE, false, error.in_one_line()),
+    }
+}
+
+/// How far the server's WAL is ahead of what it archived last.
+fn distance(archiver: &Remote, last: &WalName) -> Option<String> {
+    let size = SegmentSize::new(archiver.segment_size).ok()?;
+    let current: SegmentName = match archiver.current_wal.as_deref()?.parse().ok()? {
+        WalName::Segment(segment) => segment,
+        _ => return None,
+    };
+    let last = last.segment()?;
+    let ahead = current.number(size).ok()?.0.checked_sub(last.number(size).ok()?.0)?;
+    let bytes = human::size(ahead.saturating_mul(size.bytes()));
+    Some(format!(", and the server is {ahead} segments ({bytes}) further"))
+}
+
+/// Makes a new server send WAL by its `writer`, the server itself or its primary, since nothing else shows
+/// that it does; whether some came. Then the writer is asked again: that may have ended an older failure.
+pub(super) async fn first_wal(
+    server: &Server,
+    repository: &Repository,
+    writer: &mut Running,
+    patience: Patience,
+) -> Result<bool> {
+    if !writer.remote.is_archiver_on() || writer.remote.in_recovery {
+        return Ok(false);
+    }
+    let (sql, system_id) = (&writer.sql, writer.remote.system_id);
+    let sent = async {
+        sql.switch_wal(true).await?;
+        loop {
+            let wal = repository::wal::of_system(repository, &server.name, system_id).await?;
+            if !wal.is_empty() && !sql.archiver_status().await?.is_failing() {
+                return Ok(Some(Remote::ask_over(sql).await?));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let limit = patience.limit().map_or(FIRST_WAL, |limit| limit.min(FIRST_WAL));
+    // That nothing came in time is the answer.
+    let sent: Result<_> = tokio::time::timeout(limit, Box::pin(sent)).await.unwrap_or(Ok(None));
+    match sent? {
+        Some(remote) => {
+            writer.remote = remote;
+            Ok(true)
+        }
+        None => Ok(false),
+    }
+}
+
+/// Files that came with other content than the archive has under their names.
+pub(super) async fn check_conflicts(
+    server: &Server,
+    repository: &Repository,
+    patience: Patience,
+    report: &mut Report,
+) {
+    let listed = patience.wait(async {
+        let stored = servers::stored_name(repository, &server.name).await?;
+        let prefix = format!("conflicts/{}/", escape(&stored));
+        let listed = repository.storage().list(&prefix).await;
+        Ok((listed.map_err(repository::Error::from)?, prefix))
+    });
+    match listed.await {
+        Ok((objects, prefix)) => {
+            let conflicts =
+                objects.iter().filter(|object| ObjectName::parse(&object.name).is_some()).count();
+            let hint = match conflicts {
+                0 => String::new(),
+                count => format!("{count} WAL files came with other content, kept in {prefix}"),
+            };
+            report.should("archiver errors", conflicts == 0, hint);
+        }
+        Err(error) => report.should("archiver errors", false, error.in_one_line()),
+    }
+}

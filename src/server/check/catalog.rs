@@ -1,0 +1,139 @@
+//! The checks of what the repository has of a server: its backups, their age and size and number, and the
+//! WAL that joins them to now.
+
+use std::time::{Duration, SystemTime};
+
+use repo_format::snapshot::Snapshot;
+
+use super::report::Report;
+use super::shelf::Shelf;
+use crate::catalog::segment_size;
+use crate::config::Server;
+use crate::error::Result;
+use crate::human;
+use crate::postgres::lsn::{Lsn, TimelineId};
+use crate::postgres::timeline_history::TimelineHistory;
+use crate::wal::inventory::{Gap, Inventory};
+
+/// How many gaps are named.
+const NAMED: usize = 3;
+
+/// Adds the lines, in Barman's order; it is `now` by the store's clock. Returns the last backup, if there is one.
+pub(super) async fn check(
+    server: &Server,
+    shelf: &mut Shelf<'_>,
+    now: SystemTime,
+    report: &mut Report,
+) -> Result<Option<Snapshot>> {
+    let last = shelf.last().await?;
+    let age = |at: SystemTime| now.duration_since(at).unwrap_or_default();
+    let arrival = last.as_ref().and_then(|last| shelf.arrival(&last.backup_id));
+    check_last(server, last.as_ref(), arrival.map(age), report);
+    check_wal(server, shelf, age, report);
+    report.must("compression settings", true, "");
+    let minimum = usize::try_from(server.minimum_redundancy).unwrap_or(usize::MAX);
+    let done = shelf.done(minimum).await?;
+    let enough = done >= minimum;
+    // Read last: what was found damaged on the way counts too.
+    let failed = shelf.failed;
+    report.should("failed backups", failed == 0, format!("there are {failed} failed backups"));
+    let shown = if enough { shelf.len() } else { done };
+    let hint = format!("have {shown} backups, expected at least {minimum}");
+    report.should("minimum redundancy requirements", enough, hint);
+    if let Some(last) = &last {
+        let oldest = shelf.oldest_needed(last.system_id, server.retention_policy).await?;
+        if let (Some(oldest), Some(wal)) = (oldest, shelf.wal.get(&last.system_id)) {
+            let gaps = gaps_since(&oldest, wal)?;
+            let hint = match gaps.is_empty() {
+                true => format!("since backup {}", oldest.backup_id),
+                false => describe(&gaps, &oldest),
+            };
+            report.should("WAL continuity", gaps.is_empty(), hint);
+        }
+    }
+    Ok(last)
+}
+
+fn check_last(
+    server: &Server,
+    last: Option<&Snapshot>,
+    age: Option<Duration>,
+    report: &mut Report,
+) {
+    report.backup_bytes = last.map_or(0, |snapshot| snapshot.statistics.bytes);
+    match server.last_backup_maximum_age {
+        None => report.should("backup maximum age", true, "no last_backup_maximum_age provided"),
+        Some(limit) => {
+            let shown = age.map_or("No available backups".to_owned(), human::duration);
+            let passed = age.is_some_and(|age| age <= limit.duration());
+            let hint = format!("interval provided: {limit}, latest backup age: {shown}");
+            report.should("backup maximum age", passed, hint);
+        }
+    }
+    let minimum = server.last_backup_minimum_size;
+    let passed = minimum.is_none_or(|minimum| report.backup_bytes >= minimum);
+    let size = human::size(report.backup_bytes);
+    let hint = match minimum {
+        Some(minimum) if !passed => format!("{size} is below {}", human::size(minimum)),
+        _ => size,
+    };
+    report.should("backup minimum size", passed, hint);
+}
+
+fn check_wal(
+    server: &Server,
+    shelf: &Shelf<'_>,
+    age: impl Fn(SystemTime) -> Duration,
+    report: &mut Report,
+) {
+    let files = shelf.wal.values().flat_map(Inventory::files);
+    let (newest, bytes) = files.fold((None, 0), |(newest, bytes), (_, file)| {
+        (newest.max(Some(file.archived_at)), bytes + file.stored_size)
+    });
+    report.wal_bytes = bytes;
+    match server.last_wal_maximum_age {
+        None => report.should("wal maximum age", true, "no last_wal_maximum_age provided"),
+        Some(limit) => {
+            let age = newest.map(age);
+            let shown = age.map_or("No WAL files archived".to_owned(), human::duration);
+            let passed = age.is_some_and(|age| age <= limit.duration());
+            let hint = format!("interval provided: {limit}, latest wal age: {shown}");
+            report.should("wal maximum age", passed, hint);
+        }
+    }
+    report.should("wal size", true, human::size(bytes));
+}
+
+/// What is missing on the way from a backup to the newest WAL of the newest timeline that it leads to.
+fn gaps_since(backup: &Snapshot, wal: &Inventory) -> Result<Vec<Gap>> {
+    let size = segment_size(backup)?;
+    let (timeline, stop) = (TimelineId(backup.wal.stop_timeline), Lsn(backup.wal.stop_lsn));
+    let start = size.floor(Lsn(backup.wal.start_lsn));
+    let own = TimelineHistory::root(timeline);
+    let mut newer = wal.histories().iter().rev().filter(|(newer, _)| **newer > timeline);
+    let history = newer.find(|(_, history)| history.contains(timeline, stop));
+    let mut gaps = vec![];
+    for span in history.map_or(&own, |(_, history)| history).spans() {
+        let newest = wal.last_segment(span.timeline).and_then(|last| last.number(size).ok());
+        let newest = newest.map(|number| number.next().start(size));
+        // The segment in which a timeline ends is complete under the next one's name.
+        let to = span.to.map(|to| size.floor(to)).or(newest).unwrap_or(Lsn::INVALID);
+        let from = start.max(size.floor(span.from));
+        if span.timeline >= timeline && from < to {
+            gaps.extend(wal.gaps(span.timeline, from, to, size));
+        }
+    }
+    Ok(gaps)
+}
+
+fn describe(gaps: &[Gap], backup: &Snapshot) -> String {
+    let mut named: Vec<String> = gaps.iter().take(NAMED).map(Gap::to_string).collect();
+    if gaps.len() > NAMED {
+        named.push(format!("and {} more gaps", gaps.len() - NAMED));
+    }
+    format!(
+        "missing since backup {}: {}; no moment after a gap can be restored from a backup before it",
+        backup.backup_id,
+        named.join(", ")
+    )
+}
