@@ -4,6 +4,7 @@
 //! `Args`, and a `run` that gets them and the [`Session`]. What Barman knows and this version does not
 //! is taken by the parser and refused in words (`not_yet`), never ignored.
 
+mod journal;
 mod logging;
 mod not_yet;
 

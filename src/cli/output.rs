@@ -11,7 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
+use tracing::Level;
 
+use super::journal;
 use super::progress::Terminal;
 use crate::error::{Error, Kind, Result};
 
@@ -70,6 +72,7 @@ pub struct Output {
     terminal: Terminal,
     paints_out: bool,
     paints_err: bool,
+    is_journal: bool,
     state: Mutex<State>,
 }
 
@@ -94,6 +97,7 @@ impl Output {
         let mut output = Output::to(options, Box::new(io::stdout()), Box::new(io::stderr()));
         (output.paints_out, output.paints_err, output.terminal) =
             (paints_out, paints_err, terminal);
+        output.is_journal = journal::has_stderr();
         output
     }
 
@@ -104,6 +108,7 @@ impl Output {
             terminal: Terminal::new(false),
             paints_out: options.color == Color::Always,
             paints_err: options.color == Color::Always,
+            is_journal: false,
             state: Mutex::new(State { out, err, document: Map::new(), exit_code: 0 }),
         }
     }
@@ -157,21 +162,21 @@ impl Output {
     pub fn debug(&self, text: impl Display) {
         tracing::debug!(target: LOG_TARGET, "{text}");
         if self.options.debug {
-            self.message("_DEBUG", "DEBUG", None, &text.to_string());
+            self.message("_DEBUG", Level::DEBUG, None, &text.to_string());
         }
     }
 
     /// Something doubtful that does not stop the command.
     pub fn warning(&self, text: impl Display) {
         tracing::warn!(target: LOG_TARGET, "{text}");
-        self.message("_WARNING", "WARNING", Some(Tone::Doubtful), &text.to_string());
+        self.message("_WARNING", Level::WARN, Some(Tone::Doubtful), &text.to_string());
     }
 
     /// Something that failed. The command may go on; its exit code will be 1.
     pub fn error(&self, text: impl Display) {
         tracing::error!(target: LOG_TARGET, "{text}");
         self.set_exit_code(1);
-        self.message("_ERROR", "ERROR", Some(Tone::Bad), &text.to_string());
+        self.message("_ERROR", Level::ERROR, Some(Tone::Bad), &text.to_string());
     }
 
     /// An error with its hint, and its exit code.
@@ -180,7 +185,7 @@ impl Output {
             Some(hint) if self.is_json() => self.error(format!("{error}; hint: {hint}")),
             Some(hint) => {
                 self.error(error);
-                self.write_err(&format!("HINT: {hint}\n"));
+                self.write_err(Level::ERROR, &format!("HINT: {hint}\n"));
             }
             None => self.error(error),
         }
@@ -218,15 +223,16 @@ impl Output {
         self.state().exit_code
     }
 
-    fn message(&self, key: &str, label: &str, tone: Option<Tone>, text: &str) {
+    fn message(&self, key: &str, level: Level, tone: Option<Tone>, text: &str) {
         if self.is_json() {
             self.collect(key, text.to_owned());
         } else {
+            let label = key.trim_start_matches('_');
             let label = match tone {
                 Some(tone) => paint(self.paints_err, tone, &format!("{label}:")),
                 None => format!("{label}:"),
             };
-            self.write_err(&format!("{label} {text}\n"));
+            self.write_err(level, &format!("{label} {text}\n"));
         }
     }
 
@@ -247,13 +253,16 @@ impl Output {
         match result {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                 self.set_exit_code(1);
-                self.write_err(&format!("ERROR: cannot write to standard output: {error}\n"));
+                let text = format!("ERROR: cannot write to standard output: {error}\n");
+                self.write_err(Level::ERROR, &text);
             }
             _ => {}
         }
     }
 
-    fn write_err(&self, text: &str) {
+    fn write_err(&self, level: Level, text: &str) {
+        let priority = if self.is_journal { journal::priority(level) } else { "" };
+        let text = format!("{priority}{text}");
         // There is nowhere left to say that standard error is gone.
         let _ = self.terminal.without_bars(|| self.state().err.write_all(text.as_bytes()));
     }

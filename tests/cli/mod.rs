@@ -3,6 +3,7 @@
 mod check;
 mod configuration;
 mod help;
+mod logging;
 mod repository;
 mod server;
 mod setup;
