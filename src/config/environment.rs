@@ -4,7 +4,7 @@
 //! It also works alone, without any configuration file, as on a database host that only archives WAL.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::ConfigError;
 use super::location::Location;
@@ -16,6 +16,8 @@ use super::values;
 pub struct Environment {
     /// `HOME`, where `.barman.conf` may lie.
     pub home: Option<PathBuf>,
+    /// `XDG_STATE_HOME`.
+    pub state_home: Option<PathBuf>,
     /// `BARMAN_CONFIG_FILE`.
     pub config_file: Option<PathBuf>,
     /// `BARMAN_REPOSITORY`.
@@ -28,6 +30,18 @@ impl Environment {
     /// The environment of this process.
     pub fn of_process() -> Result<Self, ConfigError> {
         Self::from(|name| std::env::var_os(name))
+    }
+
+    /// Where local state lies unless it is told: where the user keeps state, as the XDG base directory
+    /// specification has it. A user whose home is the `barman_home`, as Debian's `barman` is, gets a directory
+    /// outside of it: there all is Barman's.
+    pub fn state_directory(&self, barman_home: &Path) -> PathBuf {
+        let of_home = || self.home.as_ref().map(|home| home.join(".local/state"));
+        self.state_home
+            .clone()
+            .or_else(of_home)
+            .filter(|state| state.is_absolute() && !state.starts_with(barman_home))
+            .map_or_else(|| PathBuf::from(STATE), |state| state.join("barman-repository"))
     }
 
     /// The environment that `variable` describes.
@@ -66,12 +80,16 @@ impl Environment {
         }
         Ok(Environment {
             home: path("HOME"),
+            state_home: path("XDG_STATE_HOME").filter(|path| path.is_absolute()),
             config_file: path("BARMAN_CONFIG_FILE"),
             repository,
             key: first.map(|(_, source)| source),
         })
     }
 }
+
+/// The state directory of a user who has no place for it.
+const STATE: &str = "/var/lib/barman-repository/state";
 
 const REPOSITORY: &str = "BARMAN_REPOSITORY";
 const KEY_FILE: &str = "BARMAN_REPOSITORY_KEY_FILE";
@@ -96,6 +114,25 @@ mod tests {
         assert_eq!(e.repository, Some(Location::Local("/r".into())));
         assert_eq!(e.key, Some(KeySource::Password(Secret::new("hunter2"))));
         assert!(!format!("{e:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn state_never_lies_in_the_home_of_a_barman() {
+        let directory = |variables: &[(&str, &str)]| {
+            environment(variables).unwrap().state_directory(Path::new("/var/lib/barman"))
+        };
+        let usual = Path::new("/home/b/.local/state/barman-repository");
+        assert_eq!(directory(&[("HOME", "/home/b")]), usual);
+        let xdg = [("HOME", "/home/b"), ("XDG_STATE_HOME", "/s")];
+        assert_eq!(directory(&xdg), Path::new("/s/barman-repository"));
+        for variables in [
+            &[("HOME", "/var/lib/barman")][..],
+            &[("HOME", "/home/b"), ("XDG_STATE_HOME", "/var/lib/barman/state")],
+            &[("HOME", "relative")],
+            &[],
+        ] {
+            assert_eq!(directory(variables), Path::new(STATE), "{variables:?}");
+        }
     }
 
     #[test]

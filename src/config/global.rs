@@ -23,7 +23,8 @@ pub struct Global {
     pub log_file: Option<PathBuf>,
     /// What goes into it.
     pub log_level: LevelFilter,
-    /// Where local state lies: all of it can be lost without harm.
+    /// Where local state lies: all of it can be lost without harm. Not in `barman_home`, unless it is
+    /// told to: that may be a Barman's.
     pub state_directory: PathBuf,
     /// The repository of every server that names no other.
     pub repository: RepositorySettings,
@@ -46,7 +47,7 @@ impl Global {
                 .map_or(LevelFilter::INFO, |l| l.0),
             state_directory: r
                 .get("state_directory", values::path)
-                .unwrap_or_else(|| barman_home.join(".barman-state")),
+                .unwrap_or_else(|| env.state_directory(&barman_home)),
             barman_home,
             repository: RepositorySettings::read(&mut r, env),
             messages: Vec::new(),
@@ -60,6 +61,7 @@ impl Global {
         let mut shown = super::show::texts(&self.effective);
         let level = json!(self.repository.compression_level);
         shown.insert("repository_compression_level".to_owned(), level);
+        shown.insert("state_directory".to_owned(), json!(self.state_directory));
         self.repository.show(&mut shown);
         shown
     }

@@ -226,7 +226,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("retention_policy", Both, UNSET, Supported),
     option("retention_policy_mode", Both, UNSET, later_unless(&["auto"])),
     option("reuse_backup", Both, UNSET, COPY),
-    option("slot_name", Both, UNSET, Supported),
+    option("slot_name", Both, UNSET, Ignored("it belongs to streaming_archiver, which is not supported yet: no slot is kept")),
     option("snapshot_disks", Server, UNSET, REFUSED),
     option("snapshot_gcp_project", Server, UNSET, REFUSED),
     option("snapshot_instance", Server, UNSET, REFUSED),
@@ -235,8 +235,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("ssh_command", Server, UNSET, Ignored("backups come over a connection to PostgreSQL, never by SSH")),
     option("staging_location", Both, UNSET, STAGING),
     option("staging_path", Both, UNSET, STAGING),
-    // Not below <barman_home>/<server>, which Barman owns; hidden, so that no server's name meets it.
-    option("state_directory", Global, Some("%(barman_home)s/.barman-state"), Supported),
+    // Its default is not below barman_home, which may be a Barman's: see `Environment::state_directory`.
+    option("state_directory", Global, UNSET, Supported),
     option("streaming_archiver", Both, Some("off"), refused_unless(&["off"])),
     option("streaming_archiver_batch_size", Both, UNSET, QUEUE),
     option("streaming_archiver_name", Both, UNSET, LATER),

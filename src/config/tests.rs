@@ -4,6 +4,7 @@ use std::time::Duration;
 use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
+use super::options::OPTIONS;
 use super::values::{Rate, RetentionPolicy};
 use super::*;
 
@@ -43,7 +44,7 @@ fn defaults_hold_when_nothing_is_set() {
 
     let g = load("[barman]\n").global;
     assert_eq!(g.barman_home, Path::new("/var/lib/barman"));
-    assert_eq!(g.state_directory, Path::new("/var/lib/barman/.barman-state"));
+    assert_eq!(g.state_directory, Path::new("/var/lib/barman-repository/state"));
     assert_eq!(g.log_file.as_deref(), Some(Path::new("/var/log/barman/barman.log")));
     assert_eq!(g.log_level, LevelFilter::INFO);
 }
@@ -81,6 +82,77 @@ fn every_typed_option_is_read() {
     assert_eq!(s.repository.key, Some(KeySource::KeyFile("/k".into())));
     assert_eq!(s.repository.compression_level, 9);
     assert!(s.ready_for_backup().unwrap_err().to_string().contains("not active"));
+}
+
+/// What this version does not do, and what would be protected otherwise than expected without it: with a
+/// value that asks for it.
+const REFUSED: [(&str, &str); 32] = [
+    ("backup_method", "snapshot"),
+    ("create_slot", "auto"),
+    ("encryption", "gpg"),
+    ("post_archive_retry_script", "/x"),
+    ("post_archive_script", "/x"),
+    ("post_backup_retry_script", "/x"),
+    ("post_backup_script", "/x"),
+    ("post_delete_retry_script", "/x"),
+    ("post_delete_script", "/x"),
+    ("post_recovery_retry_script", "/x"),
+    ("post_recovery_script", "/x"),
+    ("post_wal_delete_retry_script", "/x"),
+    ("post_wal_delete_script", "/x"),
+    ("pre_archive_retry_script", "/x"),
+    ("pre_archive_script", "/x"),
+    ("pre_backup_retry_script", "/x"),
+    ("pre_backup_script", "/x"),
+    ("pre_delete_retry_script", "/x"),
+    ("pre_delete_script", "/x"),
+    ("pre_recovery_retry_script", "/x"),
+    ("pre_recovery_script", "/x"),
+    ("pre_wal_delete_retry_script", "/x"),
+    ("pre_wal_delete_script", "/x"),
+    ("primary_ssh_command", "ssh x"),
+    ("snapshot_disks", "x"),
+    ("snapshot_gcp_project", "x"),
+    ("snapshot_instance", "x"),
+    ("snapshot_provider", "gcp"),
+    ("snapshot_zone", "x"),
+    ("streaming_archiver", "on"),
+    ("warehousepg_dbid", "1"),
+    ("worm_mode", "on"),
+];
+
+#[test]
+fn every_option_is_honoured_explained_warned_of_or_refused() {
+    for option in OPTIONS {
+        let (name, refused) = (option.name, REFUSED.iter().find(|(name, _)| *name == option.name));
+        // A value of the right type matters only where the option is honoured: other tests see to those.
+        if option.state == State::Supported {
+            assert_eq!(refused, None, "{name}");
+            continue;
+        }
+        let usual = if name == "recovery_options" { "delta-restore" } else { "something" };
+        let value = refused.map_or(usual, |(_, value)| value);
+        let set = format!("{name} = {value}\n");
+        let places = [
+            (option.scope.global(), format!("[barman]\n{set}[pg]\n")),
+            (option.scope.server(), format!("[barman]\n[pg]\n{set}")),
+        ];
+        for (_, text) in places.iter().filter(|(may_stand, _)| *may_stand) {
+            let config = load(&format!("{text}conninfo = host=db\nrepository = /r\n"));
+            let server = &config.servers["pg"];
+            let names = |texts: Vec<String>| texts.iter().any(|text| text.contains(name));
+            let is_error = names(errors(server).iter().map(ToString::to_string).collect());
+            let is_warned = names(config.warnings.iter().map(ToString::to_string).collect());
+            let is_noted = names(config.notes.iter().map(ToString::to_string).collect());
+            let expected = (
+                refused.is_some(),
+                refused.is_none() && matches!(option.state, State::NotYet { .. }),
+                matches!(option.state, State::Ignored(_)),
+            );
+            assert_eq!((is_error, is_warned, is_noted), expected, "{text}");
+            assert_eq!(server.ready_for_backup().is_err(), refused.is_some(), "{text}");
+        }
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn a_server_is_shown() {
         "\n\tparallel_jobs: 2\n",
         "\n\trepository: /srv/main\n",
         "\n\tretention_policy: REDUNDANCY 2\n",
-        "\n\tslot_name: None\n",
+        "\n\tprimary_conninfo: None\n",
     ] {
         assert!(said.out.contains(line), "{line:?}: {}", said.out);
     }
@@ -59,7 +59,7 @@ fn a_server_is_shown() {
     assert_eq!(shown["main"]["parallel_jobs"], json!(2));
     assert_eq!(shown["main"]["disabled"], json!(false));
     assert_eq!(shown["main"]["last_backup_maximum_age"], json!("1 day"));
-    assert_eq!(shown["main"]["slot_name"], json!(null));
+    assert_eq!(shown["main"]["primary_conninfo"], json!(null));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line as a script sees it: output, JSON, exit codes.
 
+mod beside;
 mod check;
 mod configuration;
 mod help;
