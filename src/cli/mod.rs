@@ -19,6 +19,7 @@ pub mod remote;
 pub mod table;
 pub mod watchdog;
 
+pub mod agent;
 pub mod backup;
 pub mod check;
 pub mod cron;
@@ -173,6 +174,8 @@ enum Command {
     Cron(cron::Args),
     Diagnose(diagnose::Args),
     Repo(repo::Args),
+    #[command(hide = true)]
+    Agent(agent::Args),
 }
 
 /// A command line that was understood.
@@ -239,6 +242,10 @@ pub async fn run(invocation: Invocation) -> ExitCode {
         }
     };
     let is_nagios = matches!(command, Command::Check(check::Args { nagios: true, .. }));
+    if let Command::Agent(_) = command {
+        // Its standard output belongs to the restore, and it needs no configuration.
+        return end(output, agent::run());
+    }
     let is_for_postgres = is_for_postgres(&command);
     let watchdog = watch(&command);
     let (output, result) = match global.load() {
@@ -373,6 +380,7 @@ async fn dispatch(command: Command, session: &mut Session) -> Result<()> {
         Command::Cron(args) => cron::run(args, session).await,
         Command::Diagnose(args) => diagnose::run(args, session).await,
         Command::Repo(args) => repo::run(args, session).await,
+        Command::Agent(_) => agent::run(),
     }
 }
 

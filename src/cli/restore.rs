@@ -16,8 +16,11 @@ use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::TimelineId;
 use crate::progress::Progress;
-use crate::repository::{Access, Repository};
+use crate::repository::{Access, Repository, host};
+use crate::restore::agent::client::OtherHost;
+use crate::restore::destination::{Destination, ThisHost};
 use crate::restore::hold::Hold;
+use crate::restore::programs::shell_word;
 use crate::restore::settings::WalSource;
 use crate::restore::target::{self, Action, Moment, TargetTimeline};
 use crate::restore::{self, Prepared, Request};
@@ -81,6 +84,11 @@ pub struct Args {
     /// spoil it.
     #[arg(long)]
     pub keep_archiving: bool,
+    /// Restore to another host, which this command reaches, for example 'ssh postgres@host'
+    ///
+    /// The same barman must be in PATH there; it needs no configuration and no key.
+    #[arg(long, value_name = "SSH_COMMAND")]
+    pub remote_ssh_command: Option<String>,
     /// Check and plan everything, say what would be done, and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -187,9 +195,6 @@ fn absolute(path: &str) -> Result<PathBuf, &'static str> {
 #[command(next_help_heading = super::not_yet::HEADING)]
 #[allow(missing_docs)]
 pub struct Missing {
-    /// run barman on the host to restore to
-    #[arg(long, value_name = "SSH_COMMAND")]
-    pub remote_ssh_command: Option<String>,
     /// WAL is written without staging
     #[arg(long, value_name = "DIRECTORY")]
     pub staging_wal_directory: Option<String>,
@@ -250,7 +255,7 @@ pub struct Missing {
     /// partial segments are never archived
     #[arg(long)]
     pub partial_wal: bool,
-    /// run barman on the host to restore to
+    /// let ssh compress: --remote-ssh-command 'ssh -C postgres@host'
     #[arg(long)]
     pub network_compression: bool,
     /// restore into an empty directory
@@ -302,13 +307,16 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         any_version: args.any_version,
         threads: server.workers(args.jobs),
     };
+    let destination = args.host().await?;
     let bar = session.progress("looking");
     let progress = bar.observer();
     let ended = if args.dry_run {
-        interrupt.unless(Box::pin(plan(&repository, snapshot, &request, &progress))).await
+        interrupt
+            .unless(Box::pin(plan(&repository, snapshot, &request, &destination, &progress)))
+            .await
     } else {
         let hold = Hold::begin(&repository, snapshot).await;
-        let work = Box::pin(restore(&repository, snapshot, &request, &progress));
+        let work = Box::pin(restore(&repository, snapshot, &request, &destination, &progress));
         let ended = interrupt.unless(work).await;
         hold.end().await;
         ended
@@ -324,9 +332,10 @@ async fn plan(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
     request: &Request,
+    destination: &Arc<dyn Destination>,
     progress: &Progress,
 ) -> Result<(Prepared, Done)> {
-    let prepared = Prepared::new(repository, snapshot, request, progress).await?;
+    let prepared = Prepared::new(repository, snapshot, request, destination, progress).await?;
     let packs = prepared.packs().await?.len();
     Ok((prepared, Done::Planned { packs }))
 }
@@ -335,14 +344,29 @@ async fn restore(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
     request: &Request,
+    destination: &Arc<dyn Destination>,
     progress: &Progress,
 ) -> Result<(Prepared, Done)> {
-    let prepared = Prepared::new(repository, snapshot, request, progress).await?;
+    let prepared = Prepared::new(repository, snapshot, request, destination, progress).await?;
     let restored = prepared.write(progress).await?;
     Ok((prepared, Done::Restored(restored)))
 }
 
 impl Args {
+    /// The host that is restored to.
+    async fn host(&self) -> Result<Arc<dyn Destination>> {
+        let Some(command) = self.remote_ssh_command.clone() else {
+            return Ok(Arc::new(ThisHost::default()));
+        };
+        if !self.destination_directory.is_absolute() {
+            let message = "the destination on another host must be an absolute path";
+            return Err(Error::new(Kind::Usage, message));
+        }
+        let connected = tokio::task::spawn_blocking(move || OtherHost::connect(&command));
+        let host = connected.await.unwrap_or_else(|p| std::panic::resume_unwind(p.into_panic()))?;
+        Ok(Arc::new(host))
+    }
+
     fn target(&self) -> Result<target::Target> {
         let wrong = |what: &str, text: &str, form: &str| {
             Error::new(Kind::Usage, format!("{text:?} is not {what}")).hint(form.to_owned())
@@ -387,6 +411,13 @@ impl Args {
         let get_wal = self.get_wal || (server.recovery_options.get_wal && !self.no_get_wal);
         if !get_wal {
             return Ok(WalSource::Copied);
+        }
+        if self.remote_ssh_command.is_some() {
+            // That host has no key: it asks this one, as Barman's hosts do.
+            let words = ["barman-wal-restore", "-U", &host::user(), &host::name(), &server.name];
+            let words: Vec<String> = words.iter().map(|w| shell_word(Path::new(w))).collect();
+            let command = words.join(" ").replace('%', "%%");
+            return Ok(WalSource::Command(format!("{command} \"%f\" \"%p\"")));
         }
         // A host that is being rescued may have no /proc to ask; then it is how this program was called.
         let called = || {

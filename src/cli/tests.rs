@@ -33,7 +33,7 @@ fn the_parser_is_consistent() {
 #[test]
 fn every_command_is_explained_and_has_examples() {
     let commands = commands();
-    assert_eq!(commands.len(), 36, "{:?}", commands.iter().map(|(n, _)| n).collect::<Vec<_>>());
+    assert_eq!(commands.len(), 37, "{:?}", commands.iter().map(|(n, _)| n).collect::<Vec<_>>());
     for (name, command) in commands {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         assert!(about.len() > 10 && !about.contains('\n'), "{name}: {about:?}");
@@ -94,7 +94,7 @@ fn what_only_barman_has_is_refused_in_words() {
         ("barman backup pg --incremental latest", "the option --incremental; every backup stores"),
         ("barman backup pg --reuse-backup", "the option --reuse-backup"),
         ("barman backup pg --reuse-backup=link", "the option --reuse-backup"),
-        ("barman restore pg latest /x --remote-ssh-command x", "the option --remote-ssh-command"),
+        ("barman restore pg latest /x --network-compression", "the option --network-compression"),
         ("barman restore pg latest /x --delta-restore", "the option --delta-restore"),
         ("barman get-wal pg 00 -j", "the option --bzip2"),
         ("barman get-wal pg 00 -x", "the option --gzip"),

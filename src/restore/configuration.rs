@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
+use super::Request;
+use super::destination::Destination;
+use super::programs::Programs;
 use super::settings::{self, AUTO};
-use super::{Request, programs};
 use crate::error::Result;
 use crate::postgres::configuration_file::{self, Setting};
 
@@ -151,11 +153,12 @@ impl Configuration {
     }
 
     /// Tells of libraries that the server loads and that `programs` does not have.
-    pub fn warn_of_libraries(&mut self, programs: &programs::Programs) {
+    pub fn warn_of_libraries(&mut self, programs: &Programs, host: &dyn Destination) -> Result<()> {
         for setting in ["shared_preload_libraries", "session_preload_libraries"] {
             let Some(value) = self.value(setting) else { continue };
             let names = configuration_file::list(value);
-            let missing = programs.missing_libraries(&names, self.value("dynamic_library_path"));
+            let search_path = self.value("dynamic_library_path");
+            let missing = host.missing_libraries(programs, &names, search_path)?;
             if !missing.is_empty() {
                 self.warnings.push(format!(
                     "{setting} names what is not installed here for PostgreSQL {}: {}. Install it, or \
@@ -165,6 +168,7 @@ impl Configuration {
                 ));
             }
         }
+        Ok(())
     }
 }
 

@@ -5,13 +5,14 @@
 
 use std::process::Command;
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use repo_format::environment::{Database, Environment};
 use repo_format::snapshot::Snapshot;
 
-/// What may be wrong with a server that was restored from `snapshot` to this machine, and what to do.
-pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
+/// What may be wrong with a server that was restored from `snapshot` to a machine, and what to do.
+pub fn warnings(snapshot: &Snapshot, machine: &Machine) -> Vec<String> {
     let environment = snapshot.environment.as_ref();
-    environment.map_or_else(Vec::new, |environment| compare(environment, &Machine::this()))
+    environment.map_or_else(Vec::new, |environment| compare(environment, machine))
 }
 
 /// The platform in the text of `version()`, such as `x86_64-pc-linux-gnu`.
@@ -21,16 +22,19 @@ pub fn platform(version: &str) -> Option<&str> {
 }
 
 /// What matters of a machine.
-#[derive(Debug, Clone)]
-struct Machine {
-    architecture: String,
-    system: String,
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Machine {
+    /// The architecture, by the name that Rust has for it.
+    pub architecture: String,
+    /// The operating system, likewise.
+    pub system: String,
     /// The version of glibc, which is that of its collations.
-    libc: Option<String>,
+    pub libc: Option<String>,
 }
 
 impl Machine {
-    fn this() -> Self {
+    /// This machine.
+    pub fn this() -> Self {
         Machine {
             architecture: std::env::consts::ARCH.to_owned(),
             system: std::env::consts::OS.to_owned(),

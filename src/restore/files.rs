@@ -3,14 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::chunk::DigestBuilder;
@@ -20,11 +16,10 @@ use repo_format::keys::NamingKeys;
 use repo_format::limits::LEAF;
 use repo_format::tree;
 
-use super::owner::Owner;
+use super::destination::{Destination, Output};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::repository::reader::{Reader, run_bytes};
-use crate::wal::fetch::write_whole;
 
 /// So many files are synced at once.
 const SYNCERS: usize = 4;
@@ -84,19 +79,19 @@ pub fn component(name: &[u8]) -> &OsStr {
 }
 
 /// Writes everything that is planned; on return all of it is durable but for the directories' own
-/// entries, which [`sync_directories`] makes so.
+/// entries, which [`Destination::sync_directories`] makes so.
 pub fn write(
     reader: &Reader,
     plan: &Plan,
-    owner: Option<Owner>,
+    destination: &dyn Destination,
     threads: usize,
     progress: &Progress,
 ) -> Result<Vec<WrittenFile>> {
     for (path, mode) in &plan.directories {
-        make_directory(path, *mode, owner)?;
+        destination.make_directory(path, *mode)?;
     }
     for (path, target) in &plan.symlinks {
-        symlink(target, path).map_err(|e| cannot_write(path, e))?;
+        destination.make_link(path, target)?;
     }
     let written = Mutex::new(Vec::with_capacity(plan.files.len()));
     let failed = AtomicBool::new(false);
@@ -118,7 +113,7 @@ pub fn write(
                 let (waiting, written, failed) = (waiting.clone(), &written, &failed);
                 let finished = finished.clone();
                 scope.spawn(move || {
-                    work(reader, &waiting, &finished, owner, written, progress)
+                    work(reader, &waiting, &finished, written, progress)
                         .inspect_err(|_| failed.store(true, Ordering::Relaxed))
                 })
             })
@@ -126,7 +121,7 @@ pub fn write(
         drop((waiting, finished));
         let mut result = Ok(());
         'files: for planned in &plan.files {
-            match Part::of_file(planned) {
+            match Part::of_file(planned, destination) {
                 Ok(all) => {
                     for part in all {
                         if failed.load(Ordering::Relaxed) || parts.send(part).is_err() {
@@ -152,61 +147,10 @@ pub fn write(
     Ok(written)
 }
 
-/// Makes a directory with exactly these permissions.
-pub fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Result<()> {
-    let make = || -> io::Result<()> {
-        match fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-        owner.map_or(Ok(()), |owner| owner.give(path))
-    };
-    make().map_err(|e| cannot_write(path, e))
-}
-
-/// Makes a directory above those that are restored. The server must be able to go through it.
-pub fn make_parent(path: &Path, owner: Option<Owner>) -> Result<()> {
-    crate::storage::local::create_directories(path)
-        .and_then(|()| owner.map_or(Ok(()), |owner| owner.give(path)))
-        .map_err(|e| cannot_write(path, e))
-}
-
-/// Writes a small file, durably.
-pub fn put(path: &Path, content: &[u8], mode: Option<u32>, owner: Option<Owner>) -> Result<()> {
-    write_whole(path, content)?;
-    let permit = || -> io::Result<()> {
-        if let Some(mode) = mode {
-            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode | 0o600))?;
-        }
-        owner.map_or(Ok(()), |owner| owner.give(path))
-    };
-    permit().map_err(|e| cannot_write(path, e))
-}
-
-/// Makes the entries of the directories durable.
-pub fn sync_directories<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
-    for path in paths {
-        crate::storage::local::sync_directory(path).map_err(|e| cannot_write(path, e))?;
-    }
-    Ok(())
-}
-
-/// The error for a file that cannot be written.
-pub fn cannot_write(path: &Path, error: io::Error) -> Error {
-    let full = error.kind() == io::ErrorKind::StorageFull;
-    let failed = Error::new(Kind::Io, format!("cannot write {}", path.display())).because(error);
-    if full {
-        failed.hint("free some space there, empty the destination, and restore again")
-    } else {
-        failed
-    }
-}
-
 /// A file that is being written.
 struct OpenFile {
     planned: PlannedFile,
-    file: File,
+    output: Box<dyn Output>,
     hashes: Mutex<Vec<Option<PartHash>>>,
     left: AtomicUsize,
 }
@@ -233,18 +177,9 @@ struct PartHash {
 
 impl Part {
     /// Creates a file, and splits the work on it.
-    fn of_file(planned: &PlannedFile) -> Result<Vec<Part>> {
-        let path = &planned.path;
-        let open = || -> io::Result<File> {
-            let mut options = OpenOptions::new();
-            let mode = planned.file.mode | 0o600;
-            let file = options.write(true).create_new(true).mode(mode).open(path)?;
-            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-            // Runs of zeros are left as holes.
-            file.set_len(planned.file.size)?;
-            Ok(file)
-        };
-        let file = open().map_err(|e| cannot_write(path, e))?;
+    fn of_file(planned: &PlannedFile, destination: &dyn Destination) -> Result<Vec<Part>> {
+        let tree::File { mode, size, .. } = planned.file;
+        let output = destination.create(&planned.path, mode, size)?;
         // Parts can be hashed apart only if each begins on the grid.
         let leaves = match &planned.file.content {
             Content::Map(leaves)
@@ -257,7 +192,7 @@ impl Part {
         let count = leaves.len().max(1);
         let file = Arc::new(OpenFile {
             planned: planned.clone(),
-            file,
+            output,
             hashes: Mutex::new((0..count).map(|_| None).collect()),
             left: AtomicUsize::new(count),
         });
@@ -279,7 +214,6 @@ fn work(
     reader: &Reader,
     parts: &Receiver<Part>,
     finished: &Sender<Arc<OpenFile>>,
-    owner: Option<Owner>,
     written: &Mutex<Vec<WrittenFile>>,
     progress: &Progress,
 ) -> Result<()> {
@@ -293,7 +227,7 @@ fn work(
         }
         drop(hashes);
         if part.file.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let file = finish_file(keys, &part.file, owner)?;
+            let file = finish_file(keys, &part.file)?;
             written.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(file);
         }
         if finished.send(part.file).is_err() {
@@ -306,9 +240,7 @@ fn work(
 
 /// Makes finished files durable.
 fn sync(files: &Receiver<Arc<OpenFile>>) -> Result<()> {
-    files
-        .iter()
-        .try_for_each(|open| open.file.sync_all().map_err(|e| cannot_write(&open.planned.path, e)))
+    files.iter().try_for_each(|open| open.output.sync())
 }
 
 fn write_part(
@@ -321,7 +253,6 @@ fn write_part(
         Source::Content(content) => reader.runs(content)?,
         Source::Leaf(leaf) => reader.leaf(&leaf.chunk, leaf.covers)?,
     };
-    let path = &part.file.planned.path;
     let keys = reader.repository().keys().naming();
     let mut hasher = PartHasher { keys, zero_leaf, leaves: vec![], partial: vec![], crc: 0 };
     let mut offset = part.offset;
@@ -331,7 +262,7 @@ fn write_part(
             Run::Chunk { id, offset: from, length } => {
                 let chunk = reader.chunk(&id)?;
                 let bytes = run_bytes(&chunk, &id, from, length)?;
-                part.file.file.write_all_at(bytes, offset).map_err(|e| cannot_write(path, e))?;
+                part.file.output.write(part.number, offset, bytes)?;
                 hasher.bytes(bytes);
             }
         }
@@ -341,8 +272,8 @@ fn write_part(
     Ok(hasher.finish(offset - part.offset))
 }
 
-/// Verifies a file whose parts are all written, and gives it its time and owner.
-fn finish_file(keys: &NamingKeys, open: &OpenFile, owner: Option<Owner>) -> Result<WrittenFile> {
+/// Verifies a file whose parts are all written, and gives it its time.
+fn finish_file(keys: &NamingKeys, open: &OpenFile) -> Result<WrittenFile> {
     let PlannedFile { name, path, file } = &open.planned;
     let mut digest = DigestBuilder::new(keys);
     let (mut crc, mut length) = (0, 0);
@@ -359,13 +290,7 @@ fn finish_file(keys: &NamingKeys, open: &OpenFile, owner: Option<Owner>) -> Resu
         )
         .hint("run: barman repo check --read-data; and suspect this host's memory"));
     }
-    let finish = || -> io::Result<()> {
-        if let Ok(mtime) = u64::try_from(file.mtime) {
-            open.file.set_modified(UNIX_EPOCH + Duration::from_secs(mtime))?;
-        }
-        owner.map_or(Ok(()), |owner| owner.give(path))
-    };
-    finish().map_err(|e| cannot_write(path, e))?;
+    open.output.finish(file.mtime)?;
     Ok(WrittenFile { name: name.clone(), size: length, mtime: file.mtime, crc })
 }
 

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::configuration::NewFile;
-use super::files::{self, WrittenFile, cannot_write};
+use super::destination::cannot_write;
+use super::files::WrittenFile;
 use super::prepared::Prepared;
 use super::settings::{AUTO, COPIED_WAL};
 use crate::error::Result;
@@ -93,7 +94,7 @@ impl Rest<'_> {
     /// Writes a small file, durably.
     fn put(&self, name: &str, content: &[u8], mode: Option<u32>) -> Result<()> {
         let path = self.prepared.request.destination.join(name);
-        files::put(&path, content, mode, self.prepared.owner)
+        self.prepared.destination.put(&path, content, mode)
     }
 
     /// Takes a file into the manifest.

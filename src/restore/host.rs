@@ -2,20 +2,24 @@
 
 use repo_format::snapshot::Snapshot;
 
+use super::destination::Destination;
+use super::environment::{self, Machine};
 use super::programs::{self, Programs};
 use crate::error::{Error, Kind, Result};
 
 /// A host that is restored to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Host {
     /// The PostgreSQL versions that are installed there.
     pub installed: Vec<Programs>,
+    /// What its machine is like.
+    pub machine: Machine,
 }
 
 impl Host {
-    /// This host.
-    pub fn this() -> Host {
-        Host { installed: programs::installed(std::env::var_os("PATH").as_deref()) }
+    /// What is known of a host.
+    pub fn of(destination: &dyn Destination) -> Result<Host> {
+        Ok(Host { installed: destination.installed()?, machine: destination.machine()? })
     }
 
     /// The programs of the version that a backup is of.
@@ -30,8 +34,9 @@ impl Host {
     /// If the server cannot run here, unless `any_version` lets it.
     pub fn compare(&self, snapshot: &Snapshot, any_version: bool) -> Result<Vec<String>> {
         let major = major_version(snapshot);
+        let mut warnings = environment::warnings(snapshot, &self.machine);
         if self.programs(snapshot).is_some() {
-            return Ok(vec![]);
+            return Ok(warnings);
         }
         let mut others: Vec<u32> = self.installed.iter().map(|programs| programs.major).collect();
         others.dedup();
@@ -40,7 +45,8 @@ impl Host {
                 "PostgreSQL {major} is not installed here: install it before the start, with the \
                  extensions of the server that was backed up"
             );
-            return Ok(vec![warning]);
+            warnings.insert(0, warning);
+            return Ok(warnings);
         }
         let others: Vec<String> = others.iter().map(u32::to_string).collect();
         Err(Error::new(

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use repo_format::snapshot::Snapshot;
 
 use super::Request;
-use super::files::{cannot_write, component};
+use super::destination::{Destination, cannot_write};
+use super::files::component;
 use super::place::{Content, Place};
 use crate::error::{Error, Kind, Result};
 
@@ -39,13 +40,6 @@ pub struct Part {
 }
 
 impl Part {
-    fn new(what: String, path: &Path, elsewhere: String) -> Result<Part> {
-        let place = Place::look(path).map_err(|error| {
-            Error::new(Kind::Io, format!("cannot look at {}", path.display())).because(error)
-        })?;
-        Ok(Part { what, place, elsewhere, files: 0, bytes: 0 })
-    }
-
     fn refuse(&self, why: impl std::fmt::Display) -> Error {
         let path = self.place.path.display();
         Error::new(Kind::Refused, format!("{path} {why}")).hint(self.elsewhere.clone())
@@ -102,12 +96,15 @@ impl Layout {
     ///
     /// # Errors
     /// If anything would be written over, or into what is a server's.
-    pub fn new(snapshot: &Snapshot, request: &Request) -> Result<Self> {
+    pub fn new(snapshot: &Snapshot, request: &Request, host: &dyn Destination) -> Result<Self> {
+        let part = |what: String, path: &Path, elsewhere: String| -> Result<Part> {
+            Ok(Part { what, place: host.look(path)?, elsewhere, files: 0, bytes: 0 })
+        };
         let destination = std::path::absolute(&request.destination)
             .map_err(|e| cannot_write(&request.destination, e))?;
         let wanted = wanted_tablespaces(snapshot, request)?;
         let elsewhere = "use an empty directory, or one that does not exist".to_owned();
-        let mut parts = vec![Part::new("the data directory".to_owned(), &destination, elsewhere)?];
+        let mut parts = vec![part("the data directory".to_owned(), &destination, elsewhere)?];
         let mut tablespaces = BTreeMap::new();
         for space in &snapshot.tablespaces {
             let original = || PathBuf::from(component(&space.location));
@@ -116,12 +113,12 @@ impl Layout {
                 "put the tablespace elsewhere: --tablespace {}:/a/new/directory",
                 space.name
             );
-            parts.push(Part::new(format!("tablespace {}", space.name), &path, elsewhere)?);
+            parts.push(part(format!("tablespace {}", space.name), &path, elsewhere)?);
             tablespaces.insert(space.oid, path);
         }
         if let Some(path) = &request.wal_directory {
             let elsewhere = "name another directory with --waldir, or leave it out".to_owned();
-            parts.push(Part::new("pg_wal".to_owned(), path, elsewhere)?);
+            parts.push(part("pg_wal".to_owned(), path, elsewhere)?);
         }
         parts.iter().try_for_each(Part::check)?;
         refuse_overlap(&parts)?;
@@ -227,8 +224,8 @@ mod tests {
     use super::*;
 
     fn part(what: &str, path: &Path, bytes: u64) -> Part {
-        let part = Part::new(what.into(), path, "elsewhere".into()).unwrap();
-        Part { bytes, ..part }
+        let (place, elsewhere) = (Place::look(path).unwrap(), "elsewhere".to_owned());
+        Part { what: what.into(), place, elsewhere, files: 0, bytes }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! whether the archive reaches the target. `pg_control` comes last, when all else is durable: without it
 //! nothing can be taken for a server.
 
+pub mod agent;
 pub mod configuration;
+pub mod destination;
 pub mod environment;
 pub mod files;
 mod finish;
@@ -31,6 +33,7 @@ use repo_format::snapshot::Snapshot;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::repository::Repository;
+use destination::{Destination, ThisHost};
 pub use prepared::Prepared;
 use settings::WalSource;
 use target::Target;
@@ -92,14 +95,15 @@ pub struct Restored {
     pub wal_files: u64,
 }
 
-/// Restores `snapshot` as `request` says.
+/// Restores `snapshot` on this host as `request` says.
 pub async fn restore(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
     request: &Request,
     progress: &Progress,
 ) -> Result<Restored> {
-    let prepared = Prepared::new(repository, snapshot, request, progress).await?;
+    let here: Arc<dyn Destination> = Arc::new(ThisHost::default());
+    let prepared = Prepared::new(repository, snapshot, request, &here, progress).await?;
     prepared.write(progress).await
 }
 

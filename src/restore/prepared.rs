@@ -8,12 +8,12 @@ use repo_format::ids::PackId;
 use repo_format::snapshot::Snapshot;
 
 use super::configuration::{Configuration, NewFile, Rewritten};
-use super::environment;
+use super::destination::Destination;
 use super::files::{self, Plan};
 use super::finish::Rest;
 use super::host::Host;
 use super::layout::Layout;
-use super::owner::Owner;
+use super::place::Place;
 use super::programs::Programs;
 use super::reach::{self, Window};
 use super::settings::{COPIED_WAL, WalSource};
@@ -40,8 +40,8 @@ pub struct Prepared {
     pub request: Request,
     /// Where everything goes, and how much.
     pub layout: Layout,
-    /// Who will own it, if not the user of this process.
-    pub owner: Option<Owner>,
+    /// Who will own it, if not the user who writes it.
+    pub owner: Option<String>,
     /// The WAL that is written.
     pub wal: WalPlan,
     /// The moments that recovery can reach, where that is known.
@@ -60,6 +60,8 @@ pub struct Prepared {
     pub(super) new_files: Vec<NewFile>,
     /// The control file, which comes last.
     pub(super) control: Control,
+    /// The host that it is written to.
+    pub destination: Arc<dyn Destination>,
     index: Arc<Index>,
     reader: Arc<Reader>,
 }
@@ -82,15 +84,22 @@ impl Prepared {
         repository: &Arc<Repository>,
         snapshot: &Snapshot,
         request: &Request,
+        destination: &Arc<dyn Destination>,
         progress: &Progress,
     ) -> Result<Prepared> {
-        let mut request = request.clone();
-        let mut layout = Layout::new(snapshot, &request)?;
-        request.destination = layout.destination.clone();
-        let owner = Owner::of(&request.destination, request.owner.as_deref())?;
-        let host = blocking(|| Ok(Host::this())).await?;
+        let look = {
+            let (snapshot, mut request) = (snapshot.clone(), request.clone());
+            let destination = destination.clone();
+            move || {
+                let layout = Layout::new(&snapshot, &request, destination.as_ref())?;
+                request.destination = layout.destination.clone();
+                let wanted = request.owner.as_deref();
+                let owner = destination.choose_owner(&request.destination, wanted)?;
+                Ok((request, layout, owner, Host::of(destination.as_ref())?))
+            }
+        };
+        let (request, mut layout, owner, host) = blocking(look).await?;
         let mut warnings = host.compare(snapshot, request.any_version)?;
-        warnings.extend(environment::warnings(snapshot));
         let path = match reach::path(repository, snapshot, &request.target, progress).await {
             // A standby goes on asking for WAL that comes later.
             Err(error)
@@ -111,8 +120,10 @@ impl Prepared {
         let programs = host.programs(snapshot).cloned();
         let read = {
             let (reader, snapshot, request) = (reader.clone(), snapshot.clone(), request.clone());
-            let programs = programs.clone();
-            move || read_tree(&reader, &snapshot, &request, layout, programs.as_ref())
+            let (programs, host) = (programs.clone(), destination.clone());
+            move || {
+                read_tree(&reader, &snapshot, &request, layout, programs.as_ref(), host.as_ref())
+            }
         };
         let ReadTree { layout, plan, control, left_out, has_configuration, rewritten } =
             blocking(read).await?;
@@ -138,6 +149,7 @@ impl Prepared {
             plan: Arc::new(plan),
             new_files,
             control,
+            destination: destination.clone(),
             index,
             reader,
         };
@@ -172,14 +184,15 @@ impl Prepared {
     pub async fn write(&self, progress: &Progress) -> Result<Restored> {
         let (outside, directories) = self.directories();
         for path in &outside {
-            files::make_parent(path, self.owner)?;
+            self.destination.make_parent(path)?;
         }
         progress.phase("restoring", Some(self.bytes()));
         let written = {
             let (reader, plan, progress) =
                 (self.reader.clone(), self.plan.clone(), progress.clone());
-            let (owner, threads) = (self.owner, self.request.threads);
-            blocking(move || files::write(&reader, &plan, owner, threads, &progress)).await?
+            let (destination, threads) = (self.destination.clone(), self.request.threads);
+            blocking(move || files::write(&reader, &plan, destination.as_ref(), threads, &progress))
+                .await?
         };
         let restored = Restored {
             files: written.len() as u64,
@@ -191,22 +204,18 @@ impl Prepared {
         rest.new_files()?;
         rest.manifest()?;
         progress.phase("syncing", None);
-        files::sync_directories(directories.iter().map(PathBuf::as_path))?;
+        self.destination.sync_directories(&directories)?;
         rest.control_file()?;
         Ok(restored)
     }
 
     /// The directories above the parts that do not exist yet, and all whose entries are new.
     fn directories(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let parts: Vec<&Path> =
-            self.layout.parts.iter().map(|part| part.place.path.as_path()).collect();
-        let mut outside: Vec<PathBuf> = vec![];
-        for path in &parts {
-            outside.extend(missing_parents(path));
-        }
+        let places = || self.layout.parts.iter().map(|part| &part.place);
+        let outside: Vec<PathBuf> = places().flat_map(missing_parents).collect();
         let mut all: Vec<PathBuf> =
             self.plan.directories.iter().map(|(path, _)| path.clone()).collect();
-        let above = outside.iter().map(PathBuf::as_path).chain(parts.iter().copied());
+        let above = outside.iter().chain(places().map(|place| &place.real));
         all.extend(above.filter_map(|path| path.parent().map(Path::to_owned)));
         (outside, all)
     }
@@ -250,13 +259,14 @@ fn read_tree(
     request: &Request,
     mut layout: Layout,
     programs: Option<&Programs>,
+    host: &dyn Destination,
 ) -> Result<ReadTree> {
     let Tree { mut plan, control, left_out } = Tree::walk(reader, snapshot, &mut layout)?;
     let control =
         Control { bytes: read_small(reader, CONTROL_FILE, &control)?, mtime: control.mtime };
     let mut configuration = Configuration::read(&PlannedFiles::of(reader, &plan), request)?;
     if let Some(programs) = programs {
-        configuration.warn_of_libraries(programs);
+        configuration.warn_of_libraries(programs, host)?;
     }
     let has_configuration = configuration.has_main();
     let rewritten = configuration.rewrite(request, &snapshot.backup_id);
@@ -284,9 +294,10 @@ fn moved(layout: &Layout, snapshot: &Snapshot) -> Vec<String> {
     changes
 }
 
-/// The directories above `path` that do not exist, outermost first.
-fn missing_parents(path: &Path) -> Vec<PathBuf> {
-    let above = path.ancestors().skip(1).take_while(|path| !path.is_dir());
+/// The directories above a place that do not exist, outermost first.
+fn missing_parents(place: &Place) -> Vec<PathBuf> {
+    let is_missing = |path: &&Path| path.starts_with(&place.existing) && **path != place.existing;
+    let above = place.real.ancestors().skip(1).filter(is_missing);
     let mut missing: Vec<PathBuf> = above.map(Path::to_owned).collect();
     missing.reverse();
     missing

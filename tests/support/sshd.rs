@@ -65,6 +65,13 @@ impl Sshd {
         ["--ssh-command", &ssh, "-U", &user, "--port", &port, "127.0.0.1"].map(str::to_owned).into()
     }
 
+    /// A command that reaches this host, to be given what its shell shall run.
+    pub fn command(&self) -> String {
+        let configuration = self.directory.path().join("ssh_config");
+        let user = &account::current().name;
+        format!("ssh -F {} -p {} {user}@127.0.0.1", configuration.display(), self.port)
+    }
+
     /// Stops the server: nobody gets through any more.
     pub fn stop(&mut self) {
         self.server = None;

@@ -99,8 +99,8 @@ fn print_plan(output: &Output, prepared: &Prepared, packs: usize) {
         let size = human::size(prepared.wal.bytes);
         output.print(format!("  WAL from {first} to {last}: {count} segments, {size}"));
     }
-    if let Some(owner) = prepared.owner {
-        output.print(format!("  owner: {}", owner.name()));
+    if let Some(owner) = &prepared.owner {
+        output.print(format!("  owner: {owner}"));
     }
 }
 
@@ -127,7 +127,7 @@ fn plan(prepared: &Prepared, done: &Done) -> Value {
             Done::Restored(_) => None,
         },
         "directories": parts,
-        "owner": prepared.owner.map(|owner| owner.name()),
+        "owner": prepared.owner,
         "wal": {
             "first": prepared.wal.segments().next(),
             "last": prepared.wal.segments().next_back(),
@@ -170,7 +170,12 @@ fn next_steps(
             ),
         ));
     }
-    steps.push(("Start it", start_command(prepared, environment)));
+    let start = start_command(prepared, environment);
+    let start = match prepared.destination.host() {
+        Some(host) => format!("{start}    (on the host of {host:?})"),
+        None => start,
+    };
+    steps.push(("Start it", start));
     steps.push(("Recovery", end_of_recovery(prepared)));
     steps.push(("WAL", wal(prepared, environment)));
     if !prepared.request.keep_archiving {
@@ -189,8 +194,8 @@ fn start_command(prepared: &Prepared, environment: Option<&RepositorySettings>) 
     let program = prepared.programs.as_ref().map(|programs| programs.program("pg_ctl"));
     let program = program.as_deref().unwrap_or(Path::new("pg_ctl"));
     let mut command = String::new();
-    if let Some(owner) = prepared.owner {
-        command.push_str(&format!("runuser -u {} -- ", owner.name()));
+    if let Some(owner) = &prepared.owner {
+        command.push_str(&format!("runuser -u {owner} -- "));
     }
     if let (WalSource::Command(_), Some(settings)) = (&prepared.request.wal, environment) {
         command.push_str(&format!("env {}", variables(settings)));
