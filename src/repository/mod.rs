@@ -210,7 +210,7 @@ impl Repository {
 
     /// Refuses to write into a mirror: only a copy of its primary may do that. A place that does not
     /// say what it is is a primary.
-    async fn refuse_mirror(&self) -> Result<()> {
+    pub async fn refuse_mirror(&self) -> Result<()> {
         let name = ObjectName::Role.to_string();
         let role = match self.storage.get(&name).await {
             Err(error) if error.is_not_found() => return Ok(()),

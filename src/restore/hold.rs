@@ -13,12 +13,16 @@ use crate::repository::sessions::OwnSession;
 pub struct Hold(Option<OwnSession>);
 
 impl Hold {
-    /// Begins to read `snapshot`. A repository that cannot be written to is read all the same: what
-    /// nobody may write to, nobody prunes.
+    /// Begins to read `snapshot`. A repository that cannot be written to, as a mirror, is read all the
+    /// same: where this process may not write, it can tell nobody what it reads.
     pub async fn begin(repository: &Arc<Repository>, snapshot: &Snapshot) -> Hold {
         let purpose = format!("a restore of backup {}", snapshot.backup_id);
         let activity = Activity::Read { purpose, backups: vec![snapshot.backup_name()] };
-        let session = match OwnSession::begin(repository.clone(), activity).await {
+        let begin = async {
+            repository.refuse_mirror().await?;
+            OwnSession::begin(repository.clone(), activity).await
+        };
+        let session = match begin.await {
             Ok(session) => Some(session),
             Err(error) => {
                 tracing::debug!("the restore goes on without a session: {error}");

@@ -37,8 +37,8 @@ fn targets_that_the_archive_cannot_reach() {
     refused(&barman, &["--target-xid", "999999"], &["transaction 999999"]);
     refused(&barman, &["--target-tli", "7"], &["no history of timeline 7"]);
     refused(&barman, &["--tablespace", "none:/tmp/none"], &["no tablespace \"none\""]);
-    for outside in ["../outside.conf", "/tmp/outside.conf", ""] {
-        let words = ["--recovery-conf-filename", "a file in the destination"];
+    for outside in ["../outside.conf", "/tmp/outside.conf", "a/b", "backup_label", ""] {
+        let words = ["--recovery-conf-filename", "at the top of the destination"];
         refused(&barman, &["--recovery-conf-filename", outside], &words);
     }
 

@@ -362,6 +362,14 @@ fn a_running_restore_is_seen_in_the_repository_and_only_then() {
     let loud = barman.ok(&["--debug", "restore", "main", "latest", again.to_str().unwrap()]);
     assert!(loud.stderr.contains("without a session"), "{loud}");
     fs::set_permissions(&sessions, ours).unwrap();
+
+    // Nor is anything put into a mirror.
+    let role = repo_format::role::PlaceRole::Mirror.encode();
+    fs::write(barman.repository().join("role"), role).unwrap();
+    account::hand_over(&barman.repository().join("role"));
+    let mirrored = barman.path("mirrored");
+    let loud = barman.ok(&["--debug", "restore", "main", "latest", mirrored.to_str().unwrap()]);
+    assert!(loud.stderr.contains("without a session"), "{loud}");
 }
 
 /// The backups that sessions in the repository read, with the beginning of what for.
