@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use repo_format::names::ObjectName;
 
 use crate::error::Result;
-use crate::repository::{Repository, snapshots};
+use crate::repository::{self, Repository, snapshots};
 
-/// The names of the servers of which there are backups or WAL.
+/// The names of the servers of which there are backups or WAL: those under which they are stored, and those that
+/// servers got when they were renamed.
 pub async fn known(repository: &Repository) -> Result<BTreeSet<String>> {
     let backups = snapshots::names(repository, None).await?;
     let mut servers: BTreeSet<String> = backups.into_iter().map(|name| name.server).collect();
@@ -16,5 +17,6 @@ pub async fn known(repository: &Repository) -> Result<BTreeSet<String>> {
         ObjectName::Wal(name) => Some(name.server),
         _ => None,
     }));
+    servers.extend(repository::servers::renamed(repository).await?);
     Ok(servers)
 }

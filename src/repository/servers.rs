@@ -4,6 +4,8 @@
 //! renamed keeps its objects under its first name, its *stored name*: whoever names objects by a server
 //! asks [`stored_name`] for it.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use repo_format::DecodeError;
 use repo_format::limits::MAX_SYSTEMS;
@@ -139,6 +141,28 @@ pub async fn rename(repository: &Repository, old: &str, new: &str) -> Result<()>
         return Err(has_history());
     }
     Ok(())
+}
+
+/// The names that servers got when they were renamed. A damaged record says nothing.
+pub async fn renamed(repository: &Repository) -> Result<Vec<String>> {
+    let listed = repository.storage().list("servers/").await?;
+    let name = |name: &str| match ObjectName::parse(name)? {
+        ObjectName::Server { server, .. } => Some(server),
+        _ => None,
+    };
+    let names: BTreeSet<String> = listed.iter().filter_map(|object| name(&object.name)).collect();
+    let mut renamed = vec![];
+    for name in names {
+        match stored_name(repository, &name).await {
+            Ok(stored) if stored == name => {}
+            Ok(_) => renamed.push(name),
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!("server {name} is left out: {error}")
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(renamed)
 }
 
 /// What the records of one name say.
@@ -388,6 +412,8 @@ mod tests {
         }
         put_history(&other, "new").await;
         assert!(place.object("notes/old/20260101T000000/2").exists());
+
+        assert_eq!(renamed(&other).await.unwrap(), ["new"]);
 
         // Again, and accepted under the newest name: all is of the first one.
         rename(&other, "new", "newest").await.unwrap();

@@ -226,6 +226,15 @@ fn a_renamed_server_keeps_its_history() {
     barman.ok(&["delete", "production", "after"]);
     assert_eq!(ids(&barman, "production").len(), 1);
 
+    // Without any configuration the repository tells of both names.
+    let mut bare = std::process::Command::new(barman.binary());
+    account::prepare(&mut bare, &barman.path(""));
+    bare.env("BARMAN_REPOSITORY", barman.repository());
+    bare.env("BARMAN_REPOSITORY_KEY_FILE", barman.key_file());
+    bare.args(["list-servers"]);
+    let known = process::run(bare).expect_success().stdout;
+    assert!(known.contains("old") && known.contains("production"), "{known}");
+
     // A name with a history of its own is not given to another server.
     let mut other = Cluster::builder(17).initdb("--wal-segsize=1").start();
     barman.server("other", &other, "immediate_checkpoint = true\n");
