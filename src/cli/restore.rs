@@ -125,7 +125,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 pub struct Target {
-    /// End recovery at this time, for example "2026-01-01 12:00:00+01"
+    /// End recovery at this time, for example "2026-01-01 12:00:00+01"; without an offset, of this host's time zone
     #[arg(long, value_name = "TIME")]
     pub target_time: Option<String>,
     /// End recovery with this transaction

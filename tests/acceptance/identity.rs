@@ -27,6 +27,23 @@ fn archive_one(barman: &Barman, name: &str, cluster: &Cluster) -> Output {
     barman.run(&["wal-archive", name, segment.to_str().unwrap()])
 }
 
+/// The same, in the form in which a database host sends it.
+fn send_one(barman: &Barman, name: &str, cluster: &Cluster) -> Output {
+    let segment = cluster.switch_wal();
+    let from = cluster.data().join("pg_wal").join(&segment);
+    let program = barman.path("barman.sh");
+    barman.wrapper(&program);
+    let mut sent = std::process::Command::new("sh");
+    account::prepare(&mut sent, &barman.path(""));
+    sent.arg("-c").arg(format!(
+        "cp {} . && sha256sum -b {segment} > SHA256SUMS && tar -cf sent.tar {segment} SHA256SUMS && \
+         {} put-wal {name} < sent.tar",
+        from.display(),
+        program.display()
+    ));
+    process::run(sent)
+}
+
 /// Waits until all that a server wants to archive is archived.
 fn wait_for_archiver(cluster: &Cluster) {
     let waiting = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'";
@@ -158,7 +175,9 @@ fn a_server_is_bound_by_its_first_backup_and_a_second_one_of_its_name_is_refused
     barman.server("main", &one, "immediate_checkpoint = true\n");
     barman.ok(&["backup", "main", "--name", "one"]);
     archive_one(&barman, "main", &one).expect_success();
+    send_one(&barman, "main", &one).expect_success();
     names_both_and_the_remedy(&archive_one(&barman, "main", &two), &first, &second, "main");
+    names_both_and_the_remedy(&send_one(&barman, "main", &two), &first, &second, "main");
     assert_eq!(stored(&second), 2, "nothing of it was stored");
     barman.server("main", &two, "immediate_checkpoint = true\n");
     names_both_and_the_remedy(&barman.run(&["backup", "main"]), &first, &second, "main");
