@@ -165,7 +165,12 @@ impl Storage for LocalStorage {
     }
 
     async fn remove_unfinished(&self, age: Duration) -> Result<usize> {
-        self.run("list", "", move |path| remove_unfinished(path, now_in(path)?, age)).await
+        let remove = move |path: &Path| {
+            // A place that is full must be emptied all the same.
+            let now = now_in(path).unwrap_or_else(|_| SystemTime::now());
+            remove_unfinished(path, now, age)
+        };
+        self.run("list", "", remove).await
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
