@@ -100,6 +100,7 @@ fn a_relation_over_a_gibibyte(version: u32) {
             sleep 0.05; done; wait $p || exit 1; echo $peak");
         timed.arg("sh").arg(command.get_program()).args(command.get_args());
         crate::support::account::prepare(&mut timed, &barman.path("."));
+        timed.env("PATH", Postgres::path());
         let output = crate::support::process::run(timed).expect_success();
         output.stdout.trim().parse::<u64>().unwrap_or_else(|_| panic!("{output}")) / 1024
     };

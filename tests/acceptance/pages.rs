@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::cluster::pg_verifybackup;
-use crate::support::{Background, Barman, Cluster, Shutdown, account, process, wait_until};
+use crate::support::{
+    Background, Barman, Cluster, Postgres, Shutdown, account, process, wait_until,
+};
 
 const VERSION: u32 = 17;
 
@@ -158,6 +160,7 @@ fn restore_as_ourselves(barman: &Barman, arguments: &[&str]) {
     let command = barman.command(arguments);
     let mut own = std::process::Command::new(command.get_program());
     own.args(command.get_args()).env_clear().env("HOME", barman.path("")).current_dir("/");
+    own.env("PATH", Postgres::path());
     process::run(own).expect_success();
 }
 
