@@ -6,7 +6,7 @@
 //!
 //! Nothing is held but what is in flight: a relation of any size passes in pieces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::chunking::Grid;
 use crate::chunking::writer::ContentWriter;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::backup_label::{BackupLabel, MappedTablespace, parse_tablespace_map};
-use crate::postgres::backup_manifest::{BackupManifest, FileChecksum};
+use crate::postgres::backup_manifest::{BackupManifest, FileChecksum, ManifestFile};
 use crate::postgres::base_backup::Frame;
 use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
 use crate::postgres::error::FormatError;
@@ -34,7 +34,7 @@ use crate::repository::writer::Writer;
 const PIECE: usize = 256 * 1024;
 
 /// The largest manifest: the files of some tens of millions of relations.
-const MAX_MANIFEST: usize = 4 << 30;
+const MAX_MANIFEST: u64 = 4 << 30;
 
 /// Files that are also kept in memory, to be read here.
 const SMALL: usize = 1 << 20;
@@ -52,8 +52,6 @@ pub struct Copied {
     pub tablespaces: Vec<MappedTablespace>,
     /// Pages with wrong checksums.
     pub pages: PageCheck,
-    /// The server's manifest, which agrees with what arrived.
-    pub manifest: BackupManifest,
     /// Regular files.
     pub files: u64,
     /// Bytes of all files.
@@ -83,25 +81,30 @@ pub fn copy(
         progress,
         tree: TreeBuilder::new(directory_mode),
         pages: PageCheck::default(),
-        checksums: BTreeMap::new(),
+        checksums: HashMap::new(),
         small: BTreeMap::new(),
         linked: vec![],
         files: 0,
         bytes: 0,
         zero_bytes: 0,
     };
-    let mut manifest = None;
+    let mut verified = false;
     while let Some(frame) = frames.next_part() {
         match frame {
             Frame::Archive { name, .. } => copy.archive(&name, &mut frames)?,
-            Frame::Manifest => manifest = Some(read_manifest(&mut frames)?),
+            Frame::Manifest => {
+                copy.verify(&mut frames)?;
+                verified = true;
+            }
             Frame::Data(_) | Frame::Progress(_) => {
                 return Err(protocol("data came before its archive"));
             }
         }
     }
-    let manifest = manifest.ok_or_else(|| protocol("the manifest did not come"))?;
-    copy.finish(&manifest)
+    if !verified {
+        return Err(protocol("the manifest did not come"));
+    }
+    copy.finish()
 }
 
 struct Copy<'a> {
@@ -111,8 +114,9 @@ struct Copy<'a> {
     progress: &'a Progress,
     tree: TreeBuilder,
     pages: PageCheck,
-    /// Length and CRC-32C of each file, for the manifest.
-    checksums: BTreeMap<Vec<u8>, (u64, u32)>,
+    /// Length and CRC-32C of each file that the manifest has not named yet, by a hash of its path: there may be
+    /// millions.
+    checksums: HashMap<PathHash, (u64, u32)>,
     small: BTreeMap<&'static str, Vec<u8>>,
     /// Tablespaces that came as links.
     linked: Vec<MappedTablespace>,
@@ -230,7 +234,7 @@ impl Copy<'_> {
         self.files += 1;
         self.bytes += size;
         self.zero_bytes += stored.zero_bytes;
-        self.checksums.insert(path.to_vec(), (size, crc));
+        self.checksums.insert(hash(path), (size, crc));
         if let Some((name, bytes)) = telling {
             self.small.insert(name, bytes);
         }
@@ -238,9 +242,40 @@ impl Copy<'_> {
         self.tree.file(path, file)
     }
 
-    fn finish(self, manifest: &[u8]) -> Result<Copied> {
-        let parsed = BackupManifest::parse(manifest).map_err(sent_wrong("its backup manifest"))?;
-        verify(&parsed, &self.checksums)?;
+    /// Compares the manifest with what arrived: every file of one is in the other, with the same bytes.
+    fn verify(&mut self, frames: &mut Frames) -> Result<()> {
+        let (arrived, mut verdict) = (&mut self.checksums, Ok(()));
+        let take = |file: ManifestFile| {
+            let same_bytes =
+                |crc| file.checksum.as_ref().is_none_or(|sum| *sum == FileChecksum::crc32c(crc));
+            let what = match arrived.remove(&hash(&file.path)) {
+                None => "is in the server's manifest and did not arrive",
+                Some((size, _)) if size != file.size => {
+                    "has another size than in the server's manifest"
+                }
+                Some((_, crc)) if !same_bytes(crc) => {
+                    "has another checksum than in the server's manifest"
+                }
+                Some(_) => return,
+            };
+            if verdict.is_ok() {
+                verdict = Err(lost(&String::from_utf8_lossy(&file.path), what));
+            }
+        };
+        BackupManifest::read(frames.take(MAX_MANIFEST), take)
+            .map_err(sent_wrong("its backup manifest"))?;
+        verdict?;
+        match self.checksums.len() {
+            0 => Ok(()),
+            1 => Err(lost("a file", "arrived and is not in the server's manifest")),
+            count => {
+                let what = "arrived and are not in the server's manifest";
+                Err(lost(&format!("{count} files"), what))
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Copied> {
         let file = |name: &str| -> Result<&[u8]> {
             let bytes = self.small.get(name).map(Vec::as_slice);
             bytes.ok_or_else(|| protocol(&format!("{name} did not come")))
@@ -260,7 +295,6 @@ impl Copy<'_> {
             control,
             tablespaces,
             pages: self.pages,
-            manifest: parsed,
             files: self.files,
             bytes: self.bytes,
             zero_bytes: self.zero_bytes,
@@ -268,37 +302,16 @@ impl Copy<'_> {
     }
 }
 
-/// Compares the manifest with what arrived: every file of one is in the other, with the same bytes.
-fn verify(manifest: &BackupManifest, arrived: &BTreeMap<Vec<u8>, (u64, u32)>) -> Result<()> {
-    let wrong = |path: &[u8], what: &str| {
-        Err(Error::new(
-            Kind::Postgres,
-            format!(
-                "{} {what}: something was lost or changed on the way",
-                String::from_utf8_lossy(path)
-            ),
-        )
-        .hint("run the backup again; if it happens again, suspect the network or memory"))
-    };
-    for file in &manifest.files {
-        let Some((size, crc)) = arrived.get(&file.path) else {
-            return wrong(&file.path, "is in the server's manifest and did not arrive");
-        };
-        if *size != file.size {
-            return wrong(&file.path, "has another size than in the server's manifest");
-        }
-        if file.checksum.as_ref().is_some_and(|sum| *sum != FileChecksum::crc32c(*crc)) {
-            return wrong(&file.path, "has another checksum than in the server's manifest");
-        }
-    }
-    if manifest.files.len() < arrived.len() {
-        let listed: std::collections::BTreeSet<&[u8]> =
-            manifest.files.iter().map(|file| file.path.as_slice()).collect();
-        if let Some(path) = arrived.keys().find(|path| !listed.contains(path.as_slice())) {
-            return wrong(path, "arrived and is not in the server's manifest");
-        }
-    }
-    Ok(())
+/// The beginning of the BLAKE3 hash of a path.
+type PathHash = [u8; 16];
+
+fn hash(path: &[u8]) -> PathHash {
+    blake3::hash(path).as_bytes().first_chunk().copied().unwrap_or_default()
+}
+
+fn lost(path: &str, what: &str) -> Error {
+    Error::new(Kind::Postgres, format!("{path} {what}: something was lost or changed on the way"))
+        .hint("run the backup again; if it happens again, suspect the network or memory")
 }
 
 /// The path of an entry within the data directory.
@@ -310,16 +323,6 @@ fn join(prefix: &str, name: &[u8]) -> Vec<u8> {
         return name.to_vec();
     }
     [prefix.as_bytes(), b"/", name].concat()
-}
-
-fn read_manifest(frames: &mut Frames) -> Result<Vec<u8>> {
-    let mut manifest = vec![];
-    let limit = MAX_MANIFEST as u64;
-    frames
-        .take(limit)
-        .read_to_end(&mut manifest)
-        .map_err(|e| protocol(&format!("the manifest is cut short: {e}")))?;
-    Ok(manifest)
 }
 
 fn protocol(what: &str) -> Error {

@@ -11,8 +11,11 @@ pub use writer::ManifestWriter;
 
 use super::error::{FormatError, FormatResult};
 use super::lsn::{Lsn, SystemId, TimelineId};
-use serde::Deserialize;
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
+use std::fmt;
+use std::io::{self, BufReader, Read};
 
 /// A backup's manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,63 +57,175 @@ pub struct WalRange {
 impl BackupManifest {
     /// Checks the manifest's own checksum and reads it.
     pub fn parse(file: &[u8]) -> FormatResult<BackupManifest> {
-        let body = checked_part(file)?;
-        let raw: RawManifest = serde_json::from_slice(file)
-            .map_err(|error| FormatError::invalid(WHAT, error.to_string()))?;
-        let version = raw.version;
+        let mut files = vec![];
+        let manifest = BackupManifest::read(file, |file| files.push(file))?;
+        Ok(BackupManifest { files, ..manifest })
+    }
+
+    /// As [`BackupManifest::parse`], of a manifest that is as long as the cluster has files: each goes to
+    /// `take`, and none is held. What was taken counts only if this succeeds.
+    pub fn read(from: impl Read, take: impl FnMut(ManifestFile)) -> FormatResult<BackupManifest> {
+        let mut lines = SummedLines::new(from);
+        let mut json = serde_json::Deserializer::from_reader(BufReader::new(&mut lines));
+        let invalid = |error: serde_json::Error| FormatError::invalid(WHAT, error.to_string());
+        let read = RawManifest { take }.deserialize(&mut json).map_err(invalid)?;
+        json.end().map_err(invalid)?;
+        drop(json);
+        let (version, system_id, wal_ranges, checksum) = read?;
         if !(1..=2).contains(&version) {
             return Err(FormatError::Unsupported {
                 what: "version of backup_manifest",
                 found: version.to_string(),
             });
         }
-        let expected = hex(&Sha256::digest(body));
-        if !raw.manifest_checksum.eq_ignore_ascii_case(&expected) {
-            return Err(FormatError::mismatch(
-                "checksum of backup_manifest",
-                raw.manifest_checksum,
-                expected,
-            ));
+        let expected = lines.sum()?;
+        if !checksum.eq_ignore_ascii_case(&expected) {
+            return Err(FormatError::mismatch("checksum of backup_manifest", checksum, expected));
         }
-        if version == 2 && raw.system_id.is_none() {
+        if version == 2 && system_id.is_none() {
             return Err(FormatError::invalid(WHAT, "version 2 without a system identifier"));
         }
+        let wal_ranges = wal_ranges.into_iter().map(RawRange::check);
         Ok(BackupManifest {
             version,
-            system_id: raw.system_id.map(SystemId),
-            files: raw.files.into_iter().map(RawFile::check).collect::<FormatResult<_>>()?,
-            wal_ranges: raw
-                .wal_ranges
-                .into_iter()
-                .map(RawRange::check)
-                .collect::<FormatResult<_>>()?,
+            system_id: system_id.map(SystemId),
+            files: vec![],
+            wal_ranges: wal_ranges.collect::<FormatResult<_>>()?,
         })
     }
 }
 
-/// Everything before the last line.
-fn checked_part(file: &[u8]) -> FormatResult<&[u8]> {
-    let trimmed = file.strip_suffix(b"\n").unwrap_or(file);
-    let line_end = trimmed.iter().rposition(|byte| *byte == b'\n');
-    line_end
-        .and_then(|at| Some((file.get(..=at)?, file.get(at + 1..)?)))
-        .filter(|(_, last)| last.starts_with(b"\"Manifest-Checksum\""))
-        .map(|(body, _)| body)
-        .ok_or_else(|| FormatError::invalid(WHAT, "its last line holds no checksum: cut short?"))
+/// No line of a manifest is longer: it holds one path, in hexadecimal digits at most.
+const MAX_LINE: usize = 64 * 1024;
+
+/// Sums up what is read, but for its last line.
+struct SummedLines<R> {
+    from: R,
+    sum: Sha256,
+    /// The line that may be the last one, with its end if that has come.
+    line: Vec<u8>,
 }
 
-#[derive(Deserialize)]
-struct RawManifest {
-    #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
-    version: u32,
-    #[serde(rename = "System-Identifier")]
-    system_id: Option<u64>,
-    #[serde(rename = "Files")]
-    files: Vec<RawFile>,
-    #[serde(rename = "WAL-Ranges")]
-    wal_ranges: Vec<RawRange>,
-    #[serde(rename = "Manifest-Checksum")]
-    manifest_checksum: String,
+impl<R: Read> SummedLines<R> {
+    fn new(from: R) -> Self {
+        SummedLines { from, sum: Sha256::new(), line: vec![] }
+    }
+
+    /// The sum, in hexadecimal digits, when everything is read.
+    fn sum(self) -> FormatResult<String> {
+        if !self.line.starts_with(b"\"Manifest-Checksum\"") {
+            return Err(FormatError::invalid(WHAT, "its last line holds no checksum: cut short?"));
+        }
+        Ok(hex(&self.sum.finalize()))
+    }
+}
+
+impl<R: Read> Read for SummedLines<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.from.read(out)?;
+        for part in out.get(..length).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
+            if self.line.ends_with(b"\n") {
+                self.sum.update(&self.line);
+                self.line.clear();
+            }
+            if self.line.len() + part.len() > MAX_LINE {
+                return Err(io::Error::other("a line is too long"));
+            }
+            self.line.extend_from_slice(part);
+        }
+        Ok(length)
+    }
+}
+
+/// Version, system identifier, WAL, and the checksum that the manifest says it has.
+type Head = (u32, Option<u64>, Vec<RawRange>, String);
+
+/// Reads a manifest and gives its files away one by one.
+struct RawManifest<T> {
+    take: T,
+}
+
+impl<'de, T: FnMut(ManifestFile)> DeserializeSeed<'de> for RawManifest<T> {
+    type Value = FormatResult<Head>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de, T: FnMut(ManifestFile)> Visitor<'de> for RawManifest<T> {
+    type Value = FormatResult<Head>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a backup manifest")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<Self::Value, M::Error> {
+        let (mut version, mut system_id, mut ranges, mut checksum) = (None, None, None, None);
+        let mut files = None;
+        while let Some(key) = map.next_key::<String>()? {
+            let twice = match key.as_str() {
+                "PostgreSQL-Backup-Manifest-Version" => {
+                    version.replace(map.next_value()?).is_some()
+                }
+                "System-Identifier" => system_id.replace(map.next_value()?).is_some(),
+                "Files" => {
+                    let seed = RawFiles { take: &mut self.take };
+                    files.replace(map.next_value_seed(seed)?).is_some()
+                }
+                "WAL-Ranges" => ranges.replace(map.next_value()?).is_some(),
+                "Manifest-Checksum" => checksum.replace(map.next_value()?).is_some(),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            if twice {
+                return Err(M::Error::custom(format!("{key} comes twice")));
+            }
+        }
+        let missing = M::Error::missing_field;
+        let files = files.ok_or_else(|| missing("Files"))?;
+        let head = (
+            version.ok_or_else(|| missing("PostgreSQL-Backup-Manifest-Version"))?,
+            system_id,
+            ranges.ok_or_else(|| missing("WAL-Ranges"))?,
+            checksum.ok_or_else(|| missing("Manifest-Checksum"))?,
+        );
+        Ok(files.map(|()| head))
+    }
+}
+
+/// The list of files.
+struct RawFiles<'t, T> {
+    take: &'t mut T,
+}
+
+impl<'de, T: FnMut(ManifestFile)> DeserializeSeed<'de> for RawFiles<'_, T> {
+    type Value = FormatResult<()>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: FnMut(ManifestFile)> Visitor<'de> for RawFiles<'_, T> {
+    type Value = FormatResult<()>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the files of a backup manifest")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Self::Value, S::Error> {
+        let mut outcome = Ok(());
+        while let Some(file) = list.next_element::<RawFile>()? {
+            match file.check() {
+                Ok(file) => (self.take)(file),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        Ok(outcome)
+    }
 }
 
 #[derive(Deserialize)]

@@ -49,7 +49,8 @@ fn begin_wal(barman: &Barman, id: &str) -> String {
     field(barman, id, "begin_wal", &mut Value::Null).to_owned()
 }
 
-/// The files in the archive, by the names that PostgreSQL gave them.
+/// The segments and histories in the archive, by the names that PostgreSQL gave them. (The records of backups come a
+/// moment later.)
 fn archived(barman: &Barman) -> Vec<String> {
     fn collect(directory: &Path, found: &mut Vec<String>) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -63,6 +64,7 @@ fn archived(barman: &Barman) -> Vec<String> {
     }
     let mut found = vec![];
     collect(&barman.repository().join("wal"), &mut found);
+    found.retain(|name| !name.ends_with(".backup"));
     found.sort();
     found
 }

@@ -222,29 +222,6 @@ fn compare_relations(source: &Path, restored: &Path, compared: &mut u32) {
 }
 
 #[test]
-fn a_role_without_superuser_with_the_documented_grants() {
-    let mut cluster = Cluster::builder(17).initdb("--wal-segsize=1").start();
-    let barman = Barman::initialised();
-    barman.server("main", &cluster, "");
-    barman.archive_from("main", &mut cluster);
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let grants = readme.split("```sql").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    cluster.psql(grants);
-    let conninfo = cluster.conninfo().replace("user=postgres", "user=barman");
-    assert_ne!(conninfo, cluster.conninfo());
-    let lines = format!(
-        "conninfo = {conninfo}\nstreaming_conninfo = {conninfo}\nimmediate_checkpoint = true\n"
-    );
-    fs::write(barman.path("servers.d/main.conf"), format!("[main]\n{lines}")).unwrap();
-    barman.ok(&["switch-wal", "main", "--force", "--archive"]);
-    barman.ok(&["check", "main"]);
-    barman.ok(&["backup", "main", "--wait"]);
-    let destination = barman.path("restored");
-    barman.ok(&["restore", "main", "latest", destination.to_str().unwrap()]);
-    starts_with(17, &destination, &[]);
-}
-
-#[test]
 fn tablespaces_come_in_whatever_order() {
     let mut cluster = Cluster::builder(17).initdb("--wal-segsize=1").start();
     let barman = Barman::initialised();
