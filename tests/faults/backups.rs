@@ -67,7 +67,7 @@ fn a_backup_gives_up_when_it_has_waited_enough_or_is_told_to() {
         // The archiver has given up for a minute; the next segment wakes it.
         cluster.switch_wal();
         std::thread::sleep(Duration::from_millis(300));
-        cluster.psql("SELECT last_archived_time > last_failed_time FROM pg_stat_archiver") == "t"
+        cluster.psql("SELECT last_archived_time > coalesce(last_failed_time, '-infinity') FROM pg_stat_archiver") == "t"
     };
     wait_until(LIMIT, archives);
 
@@ -234,8 +234,12 @@ fn a_full_disk_is_emptied() {
     // A backup that runs out of space waits for some.
     cluster
         .psql("CREATE TABLE more AS SELECT gen_random_uuid() AS u FROM generate_series(1, 200000)");
-    disk.fill();
+    barman.server("main", &cluster, &format!("{options}bandwidth_limit = 4000\n"));
     let backup = barman.spawn(&["backup", "main", "--no-space-check"]);
+    let streaming =
+        "SELECT count(*) FROM pg_stat_progress_basebackup WHERE phase LIKE 'streaming%'";
+    wait_until(LIMIT, || cluster.psql(streaming) == "1");
+    disk.fill();
     wait_until(LIMIT, || waits(&backup) || backup.stderr().contains("ERROR"));
     assert!(backup.stderr().contains("no space is left"), "{}", backup.stderr());
     fs::remove_file(&filler).unwrap();
