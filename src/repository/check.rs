@@ -418,6 +418,10 @@ async fn check_small_objects(repository: &Arc<Repository>, report: &mut Report) 
         let bytes = match storage.get(&object.name).await {
             // Sessions end while they are looked at.
             Err(error) if error.is_not_found() => continue,
+            Err(error) if error.is_damage() => {
+                report.problem(object.name, crate::error::Error::from(error).to_string());
+                continue;
+            }
             bytes => bytes?,
         };
         let read = match &name {
@@ -477,6 +481,10 @@ async fn check_wal(
         if read_data {
             let bytes = match repository.storage().get(&object.name).await {
                 Err(error) if error.is_not_found() => continue,
+                Err(error) if error.is_damage() => {
+                    report.problem(object.name, crate::error::Error::from(error).to_string());
+                    continue;
+                }
                 bytes => bytes?,
             };
             report.bytes_read += object.size;

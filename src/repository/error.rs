@@ -178,12 +178,9 @@ impl Error {
     /// Whether something in the repository is missing or not what it must be, so that another copy of it
     /// may help.
     pub fn is_damage(&self) -> bool {
-        let is_short = |error: &storage::Error| matches!(error.cause, storage::Cause::Short { .. });
         match self {
             Error::Damaged { .. } | Error::MissingChunk(_) => true,
-            Error::Storage(error) => {
-                error.is_not_found() || is_short(error) || error.is_unreadable()
-            }
+            Error::Storage(error) => error.is_not_found() || error.is_damage(),
             _ => false,
         }
     }

@@ -7,7 +7,7 @@ use repo_format::names::{ObjectName, escape};
 use repo_format::note::{Fact, Failure, KeepTarget, Note};
 use repo_format::record::Record;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::{Repository, host, now_micros, servers};
 
 /// What the notes about one backup say together.
@@ -104,15 +104,19 @@ async fn below(
     for (server, backup_id, number) in names {
         let name =
             ObjectName::Note { server: server.clone(), backup_id: backup_id.clone(), number };
-        let object = match repository.storage().get(&name.to_string()).await {
+        let note = match repository.storage().get(&name.to_string()).await {
             Err(error) if error.is_not_found() => continue,
-            object => object?,
+            Err(error) if error.is_damage() => Err(error.into()),
+            Err(error) => return Err(error.into()),
+            Ok(object) => Note::open(repository.keys(), &name, &object)
+                .map_err(|error| Error::damaged(name.to_string(), error)),
         };
         let known = notes.entry((server, backup_id)).or_default();
         known.last = number;
-        match Note::open(repository.keys(), &name, &object) {
+        match note {
             Ok(note) => known.apply(note),
             Err(error) => {
+                let error = crate::error::Error::from(error);
                 tracing::warn!("{name} is damaged, and left out: {error}");
                 known.unreadable.push(name.to_string());
             }

@@ -5,7 +5,7 @@
 //! are no objects: ours, and those that file systems make (`.nfs…`, `.snapshot`).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use repo_format::limits::{
+    MAX_INDEX, MAX_MAINTENANCE, MAX_PACK, MAX_RECORD, MAX_WAL_FILE, MAX_WAL_HEADER,
+};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
@@ -57,8 +60,9 @@ impl LocalStorage {
     }
 
     fn error(&self, operation: &'static str, name: &str, error: io::Error) -> Error {
-        let cause = match error.downcast::<ShortObject>() {
-            Ok(ShortObject { length, wanted }) => Cause::Short { length, wanted },
+        let cause = match error.downcast::<WrongLength>() {
+            Ok(WrongLength::Short { length, wanted }) => Cause::Short { length, wanted },
+            Ok(WrongLength::Long { length, limit }) => Cause::Long { length, limit },
             Err(error) => cause(error),
         };
         Error { operation, name: name.to_owned(), location: self.location(), cause }
@@ -112,19 +116,20 @@ impl Storage for LocalStorage {
     }
 
     async fn get(&self, name: &str) -> Result<Bytes> {
-        let read = self.run("read", name, |path| fs::read(path).map(Bytes::from)).await;
+        let limit = limit_of(name);
+        let read = self.run("read", name, move |path| read_whole(path, limit)).await;
         self.missing_is_proved("read", name, read).await
     }
 
     async fn get_durable(&self, name: &str) -> Result<Bytes> {
-        let root = self.root.clone();
+        let (root, limit) = (self.root.clone(), limit_of(name));
         let read = self
             .run("read", name, move |path| {
-                let bytes = fs::read(path)?;
+                let bytes = read_whole(path, limit)?;
                 File::open(path)?.sync_all()?;
                 let above = path.ancestors().skip(1).take_while(|above| above.starts_with(&*root));
                 above.into_iter().try_for_each(sync_directory)?;
-                Ok(Bytes::from(bytes))
+                Ok(bytes)
             })
             .await;
         self.missing_is_proved("read", name, read).await
@@ -425,19 +430,49 @@ fn parent(path: &Path) -> io::Result<&Path> {
     }
 }
 
-/// A range that an object is too short for.
+/// An object of another length than it must have.
 #[derive(Debug, thiserror::Error)]
-#[error("{length} bytes instead of {wanted}")]
-struct ShortObject {
-    length: u64,
-    wanted: u64,
+enum WrongLength {
+    #[error("{length} bytes instead of {wanted}")]
+    Short { length: u64, wanted: u64 },
+    #[error("{length} bytes, more than {limit}")]
+    Long { length: u64, limit: u64 },
+}
+
+/// The most bytes that an object of this name can have: whoever can write files here must not be able to make us
+/// read without end.
+fn limit_of(name: &str) -> u64 {
+    let kind = name.split('/').next().unwrap_or_default();
+    let sealed = |limit: usize| limit as u64 + SMALL;
+    match kind {
+        "packs" => MAX_PACK,
+        "index" => sealed(MAX_INDEX),
+        // What zstd makes larger is stored as it is; the header comes on top.
+        "wal" | "conflicts" => MAX_WAL_FILE + sealed(MAX_WAL_HEADER),
+        "maintenance" => sealed(MAX_MAINTENANCE),
+        _ => sealed(MAX_RECORD),
+    }
+}
+
+/// More than an object has besides its record: prefix, seal, checksum.
+const SMALL: u64 = 64 * 1024;
+
+fn read_whole(path: &Path, limit: u64) -> io::Result<Bytes> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > limit {
+        return Err(io::Error::other(WrongLength::Long { length, limit }));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+    (&mut file).take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
 }
 
 fn read_range(path: &Path, range: Range<u64>) -> io::Result<Bytes> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     if range.end > length || range.start > range.end {
-        return Err(io::Error::other(ShortObject { length, wanted: range.end }));
+        return Err(io::Error::other(WrongLength::Short { length, wanted: range.end }));
     }
     let mut bytes = vec![0; usize::try_from(range.end - range.start).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, range.start)?;

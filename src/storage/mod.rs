@@ -151,6 +151,14 @@ pub enum Cause {
         /// Where the wanted range ends.
         wanted: u64,
     },
+    /// The object has more bytes than anything of its kind may have.
+    #[error("it has {length} bytes, and such objects have at most {limit}")]
+    Long {
+        /// The object's length in bytes.
+        length: u64,
+        /// The most that it may have.
+        limit: u64,
+    },
     /// Anything else.
     #[error(transparent)]
     Io(std::io::Error),
@@ -183,6 +191,12 @@ impl Error {
         matches!(self.cause, Cause::Absent(_) | Cause::Full(_) | Cause::ReadOnly(_) | Cause::Io(_))
     }
 
+    /// Whether something is wrong with this object alone: it has a length that it cannot have, or the medium
+    /// does not give it back.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.cause, Cause::Short { .. } | Cause::Long { .. }) || self.is_unreadable()
+    }
+
     /// Whether the object exists already.
     pub fn already_exists(&self) -> bool {
         matches!(self.cause, Cause::AlreadyExists)
@@ -212,7 +226,9 @@ impl From<Error> for crate::error::Error {
                 Kind::Storage,
                 Some("run barman as the user that owns the repository, or mend its permissions"),
             ),
-            Cause::Short { .. } => (Kind::Damaged, Some("run: barman repo check")),
+            Cause::Short { .. } | Cause::Long { .. } => {
+                (Kind::Damaged, Some("run: barman repo check"))
+            }
             _ => (Kind::Storage, None),
         };
         let error = crate::error::Error::new(kind, error.to_string()).because(error.cause);

@@ -157,6 +157,24 @@ fn one_object_that_cannot_be_read_harms_only_what_needs_it() {
 }
 
 #[test]
+fn an_object_without_end_is_not_read() {
+    let barman = sandbox();
+    let listed = barman.json(&["list-backups", "main", "--minimal"])["main"].clone();
+    let id = listed[0].as_str().unwrap();
+    let note = barman.repository().join("notes/main").join(id).join("1");
+    fs::create_dir_all(note.parent().unwrap()).unwrap();
+    fs::File::create(&note).unwrap().set_len(3 << 40).unwrap();
+    crate::support::account::hand_over(&barman.repository());
+    assert_eq!(barman.json(&["list-backups", "main", "--minimal"])["main"], listed);
+    let checked = barman.run(&["repo", "check"]);
+    assert!(checked.stderr.contains("such objects have at most"), "{checked}");
+    // It may say that the backup is kept.
+    let refused = barman.run(&["delete", "main", id]);
+    assert_eq!(refused.status, 1, "{refused}");
+    assert!(refused.stderr.contains("is damaged"), "{refused}");
+}
+
+#[test]
 fn a_predecessor_that_vanished_is_missed() {
     let barman = sandbox();
     barman.ok(&["repo", "check"]);
