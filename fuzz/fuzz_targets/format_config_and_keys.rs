@@ -1,6 +1,6 @@
 //! What is read before anything is unlocked, and what a slot holds. First byte: 0 record of the
 //! configuration, 1 object of the configuration, 2 header of a slot, 3 object of a slot, 4 secrets of a
-//! slot, 5 key file, 6 role. Objects get a right checksum.
+//! slot, 5 key file, 6 role, 7 recovery code. Objects get a right checksum.
 #![no_main]
 
 use barman_fuzz::{canonical, keys, pick};
@@ -9,10 +9,10 @@ use repo_format::config::Config;
 use repo_format::keys::Secret;
 use repo_format::role::PlaceRole;
 use repo_format::slot::{self, Credential, SlotHeader, SlotSecrets};
-use repo_format::{envelope, keyfile};
+use repo_format::{envelope, keyfile, recovery_code};
 
 fuzz_target!(|data: &[u8]| {
-    let Some((parser, input)) = pick(data, 7) else { return };
+    let Some((parser, input)) = pick(data, 8) else { return };
     let object = || {
         let mut object = input.to_vec();
         envelope::finish(&mut object);
@@ -42,6 +42,13 @@ fuzz_target!(|data: &[u8]| {
             if let Ok(secret) = keyfile::decode(input) {
                 let text = keyfile::encode(&secret);
                 assert!(text.as_bytes() == input || text.trim_end().as_bytes() == input);
+            }
+        }
+        7 => {
+            let text = std::str::from_utf8(input).unwrap_or_default();
+            if let Ok(secret) = recovery_code::decode(text) {
+                let code = recovery_code::encode(&secret);
+                assert!(matches!(recovery_code::decode(&code), Ok(again) if again == secret));
             }
         }
         _ => {

@@ -152,4 +152,6 @@ fn main() {
             seeds.object(&ObjectName::parse(name).unwrap(), &object);
         }
     }
+    let code = repo_format::recovery_code::encode(&fixtures::key_file());
+    seeds.put("format_config_and_keys", "recovery-code", &[&[7], code.as_bytes()]);
 }

@@ -8,7 +8,8 @@
 //! From the bottom up:
 //!
 //! - [`limits`], [`codec`], [`ids`]: maxima, strict decoding, identifiers;
-//! - [`keys`], [`seal`], [`slot`], [`keyfile`]: master secrets, sealed boxes, wrapped keys;
+//! - [`keys`], [`seal`], [`slot`], [`keyfile`], [`recovery_code`]: master secrets, sealed boxes, wrapped
+//!   keys;
 //! - [`chunk`], [`blob`], [`pack`], [`index`]: content, how it is stored, and where;
 //! - [`content`], [`tree`], [`environment`], [`snapshot`], [`wal`]: files, directories, backups, WAL;
 //! - [`config`], [`role`], [`note`], [`server`], [`session`], [`maintenance`]: the objects around them;
@@ -31,6 +32,7 @@ pub mod names;
 pub mod note;
 pub mod pack;
 pub mod record;
+pub mod recovery_code;
 pub mod role;
 pub mod seal;
 pub mod server;

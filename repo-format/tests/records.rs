@@ -18,7 +18,7 @@ use repo_format::slot::{SlotHeader, SlotSecrets};
 use repo_format::snapshot::Snapshot;
 use repo_format::tree::Directory;
 use repo_format::wal::WalHeader;
-use repo_format::{ids::ChunkId, keyfile, keys::Secret};
+use repo_format::{ids::ChunkId, keyfile, keys::Secret, recovery_code};
 
 use crate::arbitrary;
 
@@ -258,6 +258,19 @@ proptest! {
         if let Ok(secret) = keyfile::decode(&mutated) {
             let again = keyfile::encode(&secret);
             prop_assert!(again.trim_end().as_bytes() == mutated.trim_ascii_end());
+        }
+    }
+
+    #[test]
+    fn recovery_codes(bytes in any::<[u8; 32]>(), mutations in mutations()) {
+        let secret = Secret::from_bytes(bytes);
+        let code = recovery_code::encode(&secret);
+        prop_assert_eq!(recovery_code::decode(&code), Ok(secret));
+        if let Ok(text) = String::from_utf8(mutate(code.as_bytes(), &mutations))
+            && let Ok(secret) = recovery_code::decode(&text)
+        {
+            let plain = |text: &str| text.replace(|c: char| c.is_whitespace() || c == '-', "").to_lowercase();
+            prop_assert_eq!(plain(&recovery_code::encode(&secret)), plain(&text));
         }
     }
 

@@ -118,6 +118,11 @@ impl Output {
         self.options.format == Format::Json
     }
 
+    /// Whether only warnings and errors are wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.options.quiet
+    }
+
     /// The terminal that bars and messages share.
     pub fn terminal(&self) -> &Terminal {
         &self.terminal

@@ -17,12 +17,20 @@ use crate::storage::sharing::Rights;
 /// If there is a file of this name: a key file is never overwritten.
 pub fn create(path: &Path, group: Option<u32>) -> Result<Secret> {
     let secret = Secret::random()?;
-    let text = repo_format::keyfile::encode(&secret);
+    write(path, &secret, group)?;
+    Ok(secret)
+}
+
+/// Makes a key file with this secret, durable before this returns. The users of `group` may read it.
+///
+/// # Errors
+/// If there is a file of this name: a key file is never overwritten.
+pub fn write(path: &Path, secret: &Secret, group: Option<u32>) -> Result<()> {
+    let text = repo_format::keyfile::encode(secret);
     // Whole or not at all: half a key file, left by a program that died, would be taken for somebody's.
     let rights = group.map_or(Rights::PRIVATE_FILE, readable_by);
     create_file(path, text.as_bytes(), rights)
-        .map_err(|e| error(path, format!("cannot be written: {e}")))?;
-    Ok(secret)
+        .map_err(|e| error(path, format!("cannot be written: {e}")))
 }
 
 /// Lets the users of `group` read a key file.

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 
 use super::{Said, Setup, barman};
+use crate::support::process::{TIME_LIMIT, run_with_input};
+use crate::support::python;
 
 /// A password costs next to nothing here.
 const CHEAP: (&str, &str) = ("BARMAN_TEST_ARGON2_KIB", "64");
@@ -112,6 +115,101 @@ fn keys_come_and_go() {
     let said = run(&setup, "repo key list");
     assert_eq!((said.code, said.out.lines().count()), (0, 3), "{}", said.out);
     assert!(said.err.contains("opens none of these"), "{}", said.err);
+}
+
+/// Runs the program on a terminal of its own, with `typed` on its keyboard; what the terminal shows.
+fn on_a_terminal(setup: &Setup, arguments: &str, typed: &str) -> (String, i32) {
+    let program =
+        "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let mut command = Command::new(python());
+    command.args(["-c", program, env!("CARGO_BIN_EXE_barman"), "-c"]).arg(setup.file());
+    command.args(arguments.split_whitespace()).env("HOME", setup.0.path());
+    let output = run_with_input(command, typed, TIME_LIMIT);
+    (output.stdout.replace('\r', ""), output.status)
+}
+
+/// The code that a terminal shows: the lines after the one that begins with it, put together.
+fn code_in(shown: &str) -> String {
+    let lines = shown.lines().skip_while(|line| !line.trim().starts_with("barman1 "));
+    lines.take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "what a test moves need not be durable")]
+fn a_lost_key_file_is_made_again_from_its_recovery_code() {
+    let setup = setup("repository_key_file = HOME/the.key");
+    let text = fs::read_to_string(setup.file()).unwrap();
+    let log = setup.log();
+    fs::write(setup.file(), format!("{text}log_file = {}\nlog_level = DEBUG\n", log.display()))
+        .unwrap();
+    let key = setup.0.path().join("the.key");
+    let (shown, status) = on_a_terminal(&setup, "--debug repo init", "");
+    assert_eq!(status, 0, "{shown}");
+    assert!(shown.contains("safe place away from the backups"), "{shown}");
+    let code = code_in(&shown);
+    assert_eq!(code.split_whitespace().count(), 16, "{shown}");
+    let secret = fs::read_to_string(&key).unwrap();
+    let (listed, _) = on_a_terminal(&setup, "repo key recovery-code", "");
+    assert_eq!(code_in(&listed), code);
+    let asked = ok(&setup, "-f json repo key recovery-code").json();
+    let asked = asked["recovery_code"].as_str().unwrap().to_owned();
+    assert!(asked.split_whitespace().eq(code.split_whitespace()));
+
+    // A key file that is there stays.
+    refused(&setup, "repo key recover", "is not replaced");
+    fs::rename(&key, setup.0.path().join("lost.key")).unwrap();
+    refused(&setup, "repo info", "the.key");
+    // Typed in two lines, as it is shown.
+    let (first, second) = code.trim().split_at(45);
+    let (shown, status) =
+        on_a_terminal(&setup, "repo key recover", &format!("{first}\n{}\n", second.to_uppercase()));
+    assert_eq!(status, 0, "{shown}");
+    assert!(shown.contains("the.key, which is key "), "{shown}");
+    assert_eq!(fs::read_to_string(&key).unwrap(), secret);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&key).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    ok(&setup, "repo info");
+
+    // Without a terminal, from a file; a wrong character and another repository's code are refused.
+    let file = setup.0.path().join("code");
+    let recover = format!("repo key recover --code-file {}", file.display());
+    fs::remove_file(&key).unwrap();
+    let last = asked.chars().last().unwrap();
+    let wrong = asked.replace(last, if last == 'q' { "p" } else { "q" });
+    fs::write(&file, &wrong).unwrap();
+    refused(&setup, &recover, "a character is wrong");
+    let other = repo_format::keys::Secret::from_bytes([7; 32]);
+    fs::write(&file, repo_format::recovery_code::encode(&other).as_bytes()).unwrap();
+    refused(&setup, &recover, "of no key of this repository");
+    assert!(!key.exists());
+    fs::write(&file, asked.to_uppercase().replace(' ', "-")).unwrap();
+    ok(&setup, &recover);
+    assert_eq!(fs::read_to_string(&key).unwrap(), secret);
+
+    // The log has what was done, and nothing of the code.
+    let log = fs::read_to_string(log).unwrap();
+    let group = code.split_whitespace().nth(3).unwrap();
+    assert!(!log.is_empty() && !log.to_lowercase().contains(group), "{log}");
+}
+
+#[test]
+fn a_recovery_code_is_shown_to_nobody_but_a_person() {
+    let setup = setup("repository_key_file = HOME/the.key");
+    let said = ok(&setup, "repo init");
+    assert!(!said.out.contains("barman1 "), "{}", said.out);
+    assert!(said.out.contains("repo key recovery-code"), "{}", said.out);
+    let add = |name: &str| format!("repo key add --key-file {}/{name}", setup.0.path().display());
+    let said = ok(&setup, &format!("-f json {}", add("second")));
+    assert!(!said.out.contains("barman1 "), "{}", said.out);
+    let (shown, status) = on_a_terminal(&setup, &add("third"), "");
+    assert!(status == 0 && shown.contains("barman1 "), "{shown}");
+    for hidden in [format!("-f json {}", add("4")), format!("{} --no-recovery-code", add("5"))] {
+        let (shown, status) = on_a_terminal(&setup, &hidden, "");
+        assert!(status == 0 && !shown.contains("barman1 "), "{shown}");
+    }
+    // Of a key file that was there somebody has a copy, or the command that shows it.
+    let (shown, status) = on_a_terminal(&setup, &add("third"), "");
+    assert!(status == 0 && !shown.contains("barman1 "), "{shown}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use repo_format::config::{Chunking, Packing};
 use repo_format::slot::Credential;
 use serde_json::json;
 
+use super::recovery;
 use super::secret::{self, KeyFile};
 use crate::cli::{Session, open};
 use crate::config::KeySource;
@@ -17,7 +18,8 @@ use crate::repository::{self, Repository, host};
 ///
 /// Makes a new repository at the configured place, opened by the configured key file or password. A key
 /// file that does not exist yet is created; keep a copy of it elsewhere, because without it nothing can
-/// be restored. A place that holds a repository already is left alone.
+/// be restored. On a terminal its recovery code is shown, for a copy on paper; it is never written to a
+/// log, a file or JSON. A place that holds a repository already is left alone.
 ///
 /// With --group, all users of that group share the repository: one archives WAL, another backs up. Everything in it, now
 /// and later, is for the group, whatever the umask of who writes it, and the group may read the key file. Without it,
@@ -31,6 +33,9 @@ pub struct Args {
     /// Share the repository and its key file with the users of this group
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
+    /// Do not show the recovery code of a new key file
+    #[arg(long)]
+    pub no_recovery_code: bool,
 }
 
 const EXAMPLES: &str = "EXAMPLES:
@@ -109,6 +114,9 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
             "Keep the password in another place too: without it the backups are lost."
         }
     });
+    if let Some(file) = key_file.as_ref().filter(|_| !args.no_recovery_code) {
+        recovery::offer(file, output);
+    }
     if settings.key.as_ref() != Some(&source) {
         let place = key_file.map(|file| file.path.display().to_string()).unwrap_or_default();
         output.info(format!("Now put 'repository_key_file = {place}' into barman.conf."));

@@ -9,6 +9,7 @@ use repo_format::ids::SlotId;
 use repo_format::slot::{Credential, Unlock};
 use serde_json::{Value, json};
 
+use super::recovery;
 use super::secret::{self, KeyFile};
 use crate::cli::table::{Align, Table};
 use crate::cli::{Session, human, open};
@@ -17,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::repository::slots::{self, NewSlot, SlotInfo};
 use crate::repository::{self, Access, Repository};
 
-/// Add, list and remove the keys that open the repository.
+/// Add, list, remove and recover the keys that open the repository.
 ///
 /// Every key opens the whole repository. Adding, removing and changing keys needs one that works
 /// already: the configured one. The last key cannot be removed.
@@ -33,7 +34,8 @@ const EXAMPLES: &str = "EXAMPLES:
   barman repo key add --key-file /etc/barman/archive.key
   barman repo key add --new-password-file /root/new-password
   barman repo key remove 1f2e3d4c
-  barman repo key change-password";
+  barman repo key change-password
+  barman repo key recover";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -41,6 +43,8 @@ enum Command {
     List(ListArgs),
     Remove(RemoveArgs),
     ChangePassword(ChangePasswordArgs),
+    RecoveryCode(recovery::ShowArgs),
+    Recover(recovery::RecoverArgs),
 }
 
 /// Add a key file or a password.
@@ -59,6 +63,9 @@ struct AddArgs {
     /// What to call it; otherwise user and host
     #[arg(long)]
     label: Option<String>,
+    /// Do not show the recovery code of a new key file
+    #[arg(long)]
+    no_recovery_code: bool,
 }
 
 const ADD_EXAMPLES: &str = "EXAMPLES:
@@ -111,6 +118,8 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         Command::List(args) => list(args, server, session).await,
         Command::Remove(args) => remove(args, server, session).await,
         Command::ChangePassword(args) => change_password(args, server, session).await,
+        Command::RecoveryCode(args) => recovery::show(args, server, session),
+        Command::Recover(args) => recovery::recover(args, server, session).await,
     }
 }
 
@@ -140,6 +149,9 @@ async fn add(args: AddArgs, server: Option<&str>, session: &mut Session) -> Resu
         Some(file) => format!("Added key {id}, in {}", file.path.display()),
         None => format!("Added key {id}, the new password"),
     });
+    if let Some(file) = key_file.as_ref().filter(|_| !args.no_recovery_code) {
+        recovery::offer(file, &session.output);
+    }
     session.output.result("key", id.to_string());
     Ok(())
 }

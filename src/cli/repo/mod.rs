@@ -5,6 +5,7 @@ mod info;
 mod init;
 mod key;
 mod prune;
+mod recovery;
 mod repair;
 mod secret;
 mod server;

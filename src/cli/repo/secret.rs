@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use repo_format::keys::Secret;
+use repo_format::recovery_code;
 use repo_format::slot::Credential;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::sync::oneshot;
@@ -53,6 +54,11 @@ impl KeyFile {
         Credential::KeyFile(self.secret.clone())
     }
 
+    /// The secret for paper.
+    pub fn recovery_code(&self) -> Zeroizing<String> {
+        recovery_code::encode(&self.secret)
+    }
+
     /// Removes a file that was made for a slot that could not be put, unless one may have been.
     pub async fn discard(&self, storage: &dyn Storage) {
         if !self.made {
@@ -98,33 +104,48 @@ pub async fn new_password(file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>> {
             Credential::KeyFile(_) => Err(Error::new(Kind::Key, "that is a key file")),
         };
     }
-    let first = ask("New password: ").await?;
+    const INSTEAD: &str = "give it in a file: --new-password-file";
+    let first = ask("New password: ", Typing::Hidden, INSTEAD).await?;
     if first.is_empty() {
         return Err(Error::new(Kind::Key, "the password is empty"));
     }
-    if *first != *ask("The same again: ").await? {
+    if *first != *ask("The same again: ", Typing::Hidden, INSTEAD).await? {
         return Err(Error::new(Kind::Key, "the two passwords differ"));
     }
     Ok(first)
 }
 
-/// Asks on the terminal, without showing what is typed.
-async fn ask(prompt: &'static str) -> Result<Zeroizing<Vec<u8>>> {
+/// Whether the terminal shows what is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Typing {
+    /// It does.
+    Shown,
+    /// It does not.
+    Hidden,
+}
+
+/// Asks on the terminal for a line; `instead` is the hint where there is none.
+pub async fn ask(
+    prompt: &'static str,
+    typing: Typing,
+    instead: &'static str,
+) -> Result<Zeroizing<Vec<u8>>> {
     let failed = |error: io::Error| {
-        Error::new(Kind::Io, "cannot ask for a password on the terminal")
-            .because(error)
-            .hint("give it in a file: --new-password-file")
+        Error::new(Kind::Io, "cannot ask for a secret on the terminal").because(error).hint(instead)
     };
     let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(failed)?;
     let before = tcgetattr(&terminal).map_err(|e| failed(e.into()))?;
     // Dropped too when a signal ends the command while somebody types.
-    let quiet = Quiet::new(&terminal, before).map_err(failed)?;
+    let quiet = match typing {
+        Typing::Hidden => Some(Quiet::new(&terminal, before).map_err(failed)?),
+        Typing::Shown => None,
+    };
     let mut prompting = &terminal;
     prompting.write_all(prompt.as_bytes()).map_err(failed)?;
-    let typing = terminal.try_clone().map_err(failed)?;
+    let keyboard = terminal.try_clone().map_err(failed)?;
     let (sender, line) = oneshot::channel();
     // Not a thread of the runtime, which would wait for it when the user gives up.
-    std::thread::spawn(move || sender.send(read_line(typing)));
+    std::thread::spawn(move || sender.send(read_line(keyboard)));
     let line = line.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(failed);
     drop(quiet);
     line

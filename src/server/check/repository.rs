@@ -96,8 +96,14 @@ async fn look(opening: impl Future<Output = Result<Arc<Repository>>>, patience: 
     };
     match slots {
         Ok(count) => {
-            let plural = if count == 1 { "" } else { "s" };
-            report.should("repository key slots", count > 0, format!("{count} key slot{plural}"));
+            // One is enough until it is lost: that is told, and no failure.
+            let hint = match count {
+                1 => "1 key slot: if its key is lost, so are the backups; 'barman repo key add' adds \
+                      another"
+                    .to_owned(),
+                _ => format!("{count} key slots"),
+            };
+            report.should("repository key slots", count > 0, hint);
         }
         Err(error) => report.should("repository key slots", false, error.in_one_line()),
     }
