@@ -80,6 +80,7 @@ barman_user = $(as_owner id -un)
 barman_home = $demo/home
 repository = $demo/repository
 repository_key_file = $demo/repository.key
+repository_reserve = 0
 
 [main]
 description = The demo's cluster

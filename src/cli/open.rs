@@ -138,6 +138,6 @@ fn read_key_file(path: &Path) -> Result<Secret> {
         if path.exists() {
             return error;
         }
-        error.hint("a new repository and its key file are made by: barman repo init")
+        error.hint("see that the path is right, or bring back your copy of it; a new repository and its key file are made by: barman repo init")
     })
 }

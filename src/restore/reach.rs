@@ -283,10 +283,11 @@ async fn search(
             path.history.timeline()
         ),
     )
-    .hint(
-        "if the server still runs, 'barman switch-wal --force --archive' brings its newest WAL; \
+    .hint(format!(
+        "if the server still runs, 'barman switch-wal --force --archive {}' brings its newest WAL; \
          else choose an earlier target, or none to go as far as the archive does",
-    ))
+        snapshot.server
+    )))
 }
 
 /// A moment, for people.

@@ -64,8 +64,13 @@ impl PatientStorage {
             }
             if !self.away.swap(true, Ordering::Relaxed) {
                 let patience = self.patience.as_secs();
+                let remedy = if error.is_full() {
+                    "; to prune, end this backup first: what it has stored is found by the next"
+                } else {
+                    ""
+                };
                 tracing::warn!(
-                    "waiting up to {patience} s for the repository: {error}: {}",
+                    "waiting up to {patience} s for the repository: {error}: {}{remedy}",
                     error.cause
                 );
             }

@@ -89,6 +89,12 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         Some(KeyFile { path, made, .. }) => {
             let how = if *made { "which was created" } else { "which existed" };
             output.print(format!("  opened by key file {}, {how}", path.display()));
+            if !*made {
+                output.warning(format!(
+                    "if a repository with this key file should be in {location} already, its disk is \
+                     not mounted: then remove this new one"
+                ));
+            }
         }
         None => output.print(format!("  opened by {}", source.describe())),
     }

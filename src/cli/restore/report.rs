@@ -203,7 +203,11 @@ fn start_command(prepared: &Prepared, environment: Option<&RepositorySettings>) 
     let destination = shell_word(&prepared.request.destination);
     command.push_str(&format!("{} -D {destination} ", shell_word(program)));
     if !prepared.has_configuration {
-        command.push_str("-o '-c config_file=/its/postgresql.conf' ");
+        // A postgresql.conf of Debian's names the data directory of the server that was backed up.
+        let directory = prepared.request.destination.display();
+        command.push_str(&format!(
+            "-o '-c config_file=/its/postgresql.conf -c data_directory={directory}' "
+        ));
     }
     command.push_str("start");
     if prepared.programs.is_none() {
