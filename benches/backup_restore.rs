@@ -83,6 +83,7 @@ fn pg_basebackup(cluster: &Cluster, version: u32, directory: &Path) -> (Duration
 async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Arc<Repository>) {
     let location = directory.join("repository");
     let storage = barman::storage::location::storage_at(location.to_str().unwrap()).unwrap();
+    storage.prepare(None).await.unwrap();
     let slot = NewSlot {
         credential: Credential::KeyFile(Secret::from_bytes([7; 32])),
         label: "bench".into(),
