@@ -117,9 +117,8 @@ async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Ar
         let path = entry.unwrap().path();
         if path.file_name().unwrap().len() == 24 {
             // Recycled files are refused, as they should be.
-            let _ =
-                barman::wal::archive::archive(&repository, "bench", Arrival::read(&path).unwrap())
-                    .await;
+            let Ok(arrival) = Arrival::read(&path) else { continue };
+            barman::wal::archive::archive(&repository, "bench", arrival).await.unwrap();
         }
     }
     (elapsed, snapshot.statistics.bytes, snapshot.statistics.stored_bytes, repository)
