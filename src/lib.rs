@@ -6,6 +6,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod backup;
+pub mod blocking;
 pub mod catalog;
 pub mod chunking;
 pub mod cli;

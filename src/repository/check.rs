@@ -23,6 +23,7 @@ use super::index::{Index, packs_in_store};
 use super::reader::Reader;
 use super::references::References;
 use super::{Repository, notes, repair, snapshots, wal};
+use crate::blocking::blocking;
 use crate::progress::Progress;
 
 /// What a check found.
@@ -497,10 +498,4 @@ async fn check_wal(
         }
     }
     Ok(())
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

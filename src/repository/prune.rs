@@ -29,6 +29,7 @@ use super::references::References;
 use super::rewrite::{self, Replaced};
 use super::sessions::{self, OwnSession};
 use super::{Access, Repository, aftermath, host, now_micros, repair, snapshots};
+use crate::blocking::blocking;
 use crate::progress::Progress;
 
 /// A pack of which less than this part is needed is written anew without the rest: one in so many bytes.
@@ -478,12 +479,4 @@ fn sealed(reader: &Reader, runtime: &Handle, blob: &BlobLocation) -> Result<Seal
 
 fn names(objects: &[ObjectName]) -> BTreeSet<String> {
     objects.iter().map(ToString::to_string).collect()
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -22,6 +22,7 @@ use super::reader::Reader;
 use super::references::References;
 use super::rewrite::{self, Replaced};
 use super::{Repository, notes, sessions, snapshots};
+use crate::blocking::blocking;
 use crate::progress::Progress;
 
 /// The snapshots of which only the copy in the packs is left: those that are not among the `sound` ones,
@@ -150,7 +151,7 @@ pub async fn repair_packs(
             Ok(bytes) => {
                 let owned = repository.clone();
                 let open = move || pack::open(owned.keys(), &id, &bytes).is_ok();
-                blocking(move || Ok(open())).await?
+                blocking(open).await
             }
             Err(error) if error.is_unreadable() => false,
             Err(error) if error.is_not_found() => continue,
@@ -227,12 +228,4 @@ async fn copies(repository: &Arc<Repository>, index: &Arc<Index>) -> Result<Vec<
         Ok(found.into_iter().map(|(_, snapshot)| snapshot).collect())
     })
     .await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -117,11 +117,3 @@ pub fn local(time: Timestamp) -> String {
         format!("{local} ({})", time.strftime("%Y-%m-%d %H:%M:%S%.f UTC"))
     }
 }
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-}

@@ -19,7 +19,8 @@ use super::reach::{self, Window};
 use super::settings::{COPIED_WAL, WalSource};
 use super::tree::{PlannedFiles, Tree, read_small};
 use super::wal_plan::WalPlan;
-use super::{Request, Restored, blocking};
+use super::{Request, Restored};
+use crate::blocking::blocking;
 use crate::error::{Kind, Result};
 use crate::postgres::backup_label::{MappedTablespace, format_tablespace_map};
 use crate::postgres::control_file::CONTROL_FILE;
@@ -90,7 +91,7 @@ impl Prepared {
         let look = {
             let (snapshot, mut request) = (snapshot.clone(), request.clone());
             let destination = destination.clone();
-            move || {
+            move || -> Result<_> {
                 let layout = Layout::new(&snapshot, &request, destination.as_ref())?;
                 request.destination = layout.destination.clone();
                 let wanted = request.owner.as_deref();
