@@ -6,7 +6,8 @@
 //!
 //! The yardsticks are `pg_basebackup -Ft --compress=client-zstd:level=3,workers=2` and
 //! `zstd -d | tar x`. They run in turn with ours, and ratios are of each round: what another process
-//! does to the machine, it does to both.
+//! does to the machine, it does to both. What one has written is on the disk before the next begins; ours
+//! itself ends when it is.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -68,6 +69,7 @@ fn main() {
 fn pg_basebackup(cluster: &Cluster, version: u32, directory: &Path) -> (Duration, u64) {
     let postgres = support::Postgres::require(version);
     let out = directory.join("theirs");
+    settle();
     let begun = Instant::now();
     let status = Command::new(postgres.program("pg_basebackup"))
         .args(["-Ft", "--compress=client-zstd:level=3,workers=2", "-X", "none", "-c", "fast", "-D"])
@@ -105,6 +107,7 @@ async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Ar
         reserve: Some(0),
         needs_room: true,
     };
+    settle();
     let begun = Instant::now();
     let snapshot =
         barman::backup::back_up(&repository, &request, &Interrupt::never(), &unobserved())
@@ -128,6 +131,7 @@ fn untar(directory: &Path) -> Duration {
     let out = directory.join("untarred");
     std::fs::create_dir(&out).unwrap();
     let archive = directory.join("theirs/base.tar.zst");
+    settle();
     let begun = Instant::now();
     let script = format!("zstd -dc {} | tar -x -C {}", archive.display(), out.display());
     assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
@@ -143,9 +147,15 @@ async fn restore(repository: &Arc<Repository>, directory: &Path) -> Duration {
         any_version: true,
         ..barman::restore::Request::to(directory.join("ours"))
     };
+    settle();
     let begun = Instant::now();
     barman::restore::restore(repository, &snapshot, &request, &unobserved()).await.unwrap();
     begun.elapsed()
+}
+
+/// Lets nobody pay for what another has left to be written.
+fn settle() {
+    assert!(Command::new("sync").status().unwrap().success());
 }
 
 fn unobserved() -> Progress {

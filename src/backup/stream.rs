@@ -1,17 +1,28 @@
 //! A backup that the server streams: `BASE_BACKUP` on one side, [`super::copy`] on the other.
 
-use tokio::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{self, Sender};
+use tokio::task::{JoinError, JoinSet};
 
 use super::copy::{Copied, copy};
 use super::{Request, ServerFacts};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::base_backup::{BaseBackup, BaseBackupOptions, WalPosition};
+use crate::postgres::base_backup::{BaseBackup, BaseBackupOptions, Frame, WalPosition};
 use crate::postgres::replication::ReplicationConnection;
 use crate::progress::Progress;
+use crate::repository::buffers::Buffers;
 use crate::repository::writer::Writer;
 
-/// Frames between the connection and the copy; the server sends them in 32 KiB.
-const QUEUE: usize = 64;
+/// Frames between the connection and the copy.
+const QUEUE: usize = 4;
+
+/// The bytes of a frame of data there. The server sends frames of 32 KiB, and to wake somebody up for each would cost
+/// as much as to hash it.
+const GATHERED: usize = 256 * 1024;
+
+/// What the server has sent is passed on when it is so old: one that sends slowly shall be seen to send.
+const AGE: Duration = Duration::from_millis(200);
 
 /// A backup whose files are stored, or on their way.
 pub struct Streamed {
@@ -26,7 +37,7 @@ pub struct Streamed {
     /// The permission bits of the data directory.
     pub directory_mode: u32,
     /// When the checkpoint was done and the server began to send.
-    pub copy_began: std::time::Instant,
+    pub copy_began: Instant,
 }
 
 /// Takes a base backup over `replication`.
@@ -47,12 +58,13 @@ pub async fn stream(
         ..BaseBackupOptions::default()
     };
     progress.phase("waiting for a checkpoint", None);
-    let mut backup = BaseBackup::start(replication, &options).await?;
-    let copy_began = std::time::Instant::now();
+    let backup = BaseBackup::start(replication, &options).await?;
+    let copy_began = Instant::now();
     let start = backup.start_position();
     let total = backup.tablespaces().iter().filter_map(|space| space.size_kib).sum::<u64>() * 1024;
     progress.phase("copying", Some(total));
     let (frames, received) = mpsc::channel(QUEUE);
+    let buffers = Buffers::new(QUEUE, GATHERED);
     let copying = {
         let (progress, checksums) = (progress.clone(), facts.checksums);
         let repository = writer.repository().clone();
@@ -62,20 +74,13 @@ pub async fn stream(
             Ok::<_, Error>((copied, writer))
         })
     };
-    let forwarded = async {
-        while let Some(frame) = backup.next().await? {
-            // If the copy has failed, it says so itself.
-            if frames.send(frame).await.is_err() {
-                return Ok(None);
-            }
-        }
-        Ok::<_, Error>(Some(backup.finish().await?.0))
-    }
-    .await;
-    drop(frames);
-    let copied = copying.await.unwrap_or_else(|p| std::panic::resume_unwind(p.into_panic()));
+    // In a task of its own, which runs where the socket is polled. It ends when this is dropped.
+    let mut forwarding = JoinSet::new();
+    forwarding.spawn(forward(backup, frames, buffers));
+    let forwarded = forwarding.join_next().await;
+    let copied = copying.await.unwrap_or_else(resume);
     // When the server failed, what arrived is cut short for that reason.
-    let stop = forwarded?;
+    let stop = forwarded.map_or(Ok(None), |joined| joined.unwrap_or_else(resume))?;
     let (copied, writer) = copied?;
     let stop = stop.ok_or_else(|| Error::new(Kind::Postgres, "the base backup ended early"))?;
     if start.timeline != stop.timeline {
@@ -89,4 +94,45 @@ pub async fn stream(
         .hint("it was promoted: run the backup again"));
     }
     Ok(Streamed { copied, writer, start, stop, directory_mode, copy_began })
+}
+
+/// Passes everything that the server sends on to `frames`. Returns where the backup is consistent, or nothing when
+/// nobody takes them any more.
+async fn forward(
+    mut backup: BaseBackup,
+    frames: Sender<Frame>,
+    buffers: Buffers,
+) -> Result<Option<WalPosition>> {
+    let (mut gathered, mut begun) = (buffers.take(), Instant::now());
+    while let Some(frame) = backup.next().await? {
+        let full = match &frame {
+            Frame::Progress(_) => continue,
+            Frame::Data(data) => {
+                gathered.len() + data.len() > gathered.capacity() || begun.elapsed() >= AGE
+            }
+            Frame::Archive { .. } | Frame::Manifest => true,
+        };
+        if full && !gathered.is_empty() {
+            let data = buffers.share(std::mem::replace(&mut gathered, buffers.take()));
+            // If the copy has failed, it says so itself.
+            if frames.send(Frame::Data(data)).await.is_err() {
+                return Ok(None);
+            }
+            begun = Instant::now();
+        }
+        if let Frame::Data(data) = frame {
+            gathered.extend_from_slice(&data);
+        } else if frames.send(frame).await.is_err() {
+            return Ok(None);
+        }
+    }
+    if frames.send(Frame::Data(buffers.share(gathered))).await.is_err() {
+        return Ok(None);
+    }
+    Ok(Some(backup.finish().await?.0))
+}
+
+/// A task that did not end as it should has panicked.
+fn resume<T>(error: JoinError) -> T {
+    std::panic::resume_unwind(error.into_panic())
 }

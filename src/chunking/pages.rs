@@ -11,6 +11,8 @@ use repo_format::ids::LeafHash;
 use repo_format::keys::NamingKeys;
 use repo_format::limits::LEAF;
 
+use crate::repository::buffers::Buffers;
+
 /// So many zero leaves in a row are not stored, wherever they are.
 const ZERO_STRETCH: usize = 16;
 
@@ -36,6 +38,7 @@ pub struct PageCutter {
     restart: u64,
     divisor: u64,
     zero_leaf: LeafHash,
+    buffers: Buffers,
     content: Vec<u8>,
     leaves: Vec<LeafHash>,
     /// Zero leaves that follow `content` and are not decided about.
@@ -44,8 +47,8 @@ pub struct PageCutter {
 }
 
 impl PageCutter {
-    /// A cutter at the beginning of a file.
-    pub fn new(keys: &NamingKeys, chunking: &Chunking) -> Self {
+    /// A cutter at the beginning of a file, that puts chunks into `buffers`.
+    pub fn new(keys: &NamingKeys, chunking: &Chunking, buffers: &Buffers) -> Self {
         let leaves_above_minimum =
             (chunking.page_average - chunking.page_minimum).div_ceil(LEAF as u32).max(1);
         PageCutter {
@@ -54,6 +57,7 @@ impl PageCutter {
             restart: u64::from(chunking.page_restart),
             divisor: u64::from(leaves_above_minimum.next_power_of_two()),
             zero_leaf: keys.leaf(&ZEROS),
+            buffers: buffers.clone(),
             content: Vec::new(),
             leaves: Vec::new(),
             pending_zeros: 0,
@@ -104,8 +108,8 @@ impl PageCutter {
     }
 
     fn push(&mut self, leaf: &[u8], hash: LeafHash, emit: &mut impl FnMut(Piece)) {
-        if self.content.is_empty() {
-            self.content.reserve_exact(self.maximum);
+        if self.content.capacity() == 0 {
+            self.content = self.buffers.take();
         }
         self.content.extend_from_slice(leaf);
         self.leaves.push(hash);
@@ -138,7 +142,7 @@ mod tests {
 
     fn cut(keys: &NamingKeys, file: &[u8]) -> Vec<Piece> {
         let mut pieces = vec![];
-        let mut cutter = PageCutter::new(keys, &Chunking::default());
+        let mut cutter = PageCutter::new(keys, &Chunking::default(), &Buffers::new(0, 0));
         for leaf in file.chunks(LEAF) {
             cutter.leaf(keys, leaf, |piece| pieces.push(piece));
         }
@@ -234,7 +238,7 @@ mod tests {
                     Piece::Chunk { content, .. } => serde_json::json!(["chunk", content.len()]),
                 });
             };
-            let mut cutter = PageCutter::new(&keys, &chunking);
+            let mut cutter = PageCutter::new(&keys, &chunking, &Buffers::new(0, 0));
             for leaf in file.chunks(LEAF) {
                 cutter.leaf(&keys, leaf, &mut emit);
             }

@@ -51,7 +51,7 @@ impl<'w> ContentWriter<'w> {
         let chunking = writer.repository().config().chunking;
         let cutter = match grid {
             Grid::Pages => Cutter::Pages {
-                cutter: PageCutter::new(keys, &chunking),
+                cutter: PageCutter::new(keys, &chunking, writer.buffers()),
                 partial: Vec::new(),
                 digest: DigestBuilder::new(keys),
             },

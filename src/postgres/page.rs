@@ -78,7 +78,9 @@ impl PageHeader {
 /// The checksum PostgreSQL computes for `page` as number `block` of its relation.
 ///
 /// 32 FNV-1a-like sums, each over every 32nd word, folded by XOR. The checksum's own field counts as
-/// zero. The lanes are independent, which the compiler turns into vector code.
+/// zero. The lanes are independent, which the compiler turns into vector code: as wide as the processor
+/// has it, which is chosen at run time.
+#[multiversion::multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
 pub fn checksum_page(page: &Page, block: u32) -> u16 {
     let mut sums = LANE_SEEDS;
     let (rows, _) = page.as_chunks::<ROW>();

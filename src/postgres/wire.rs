@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 /// COPY data of at most 128 KiB and a header.
 const MAX_MESSAGE: usize = 64 << 20;
 /// Bytes asked of the socket at once.
-const READ_SIZE: usize = 256 << 10;
+const READ_SIZE: usize = 128 << 10;
 /// postgres-protocol does not know CopyBothResponse.
 const COPY_BOTH_RESPONSE: u8 = b'W';
 
@@ -295,7 +295,10 @@ impl Wire {
                 }
                 None => 0,
             };
-            self.incoming.reserve(missing.clamp(READ_SIZE / 8, READ_SIZE));
+            let room = self.incoming.capacity() - self.incoming.len();
+            if room < missing.clamp(READ_SIZE / 4, READ_SIZE) {
+                self.incoming.reserve(READ_SIZE);
+            }
             match self.transport.read_buf(&mut self.incoming).await {
                 Ok(0) => return Err(Error::Closed),
                 Ok(_) => {}

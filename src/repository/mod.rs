@@ -6,6 +6,7 @@
 //! that all of it is sound.
 
 pub mod aftermath;
+pub mod buffers;
 pub mod check;
 pub mod commit;
 pub mod error;

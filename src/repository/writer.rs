@@ -4,20 +4,22 @@
 //! add(chunk) → group small ones → jobs → workers: encode, verify, seal → packer → uploader
 //! ```
 //!
-//! The queues between are bounded, so that memory has a ceiling whatever the size of a backup.
+//! The queues between are bounded, so that memory has a ceiling whatever the size of a backup. Whoever adds chunks does
+//! the work itself while the workers have enough.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, TrySendError, bounded};
 use repo_format::blob::{self, BlobHeader, ChunkSpan, Encoder, SealedBlob};
 use repo_format::chunk::ChunkKind;
 use repo_format::ids::ChunkId;
 use repo_format::ids::SHORT_ID;
 use tokio::runtime::Handle;
 
+use super::buffers::Buffers;
 use super::error::{Error, Result};
 use super::index::{Index, RowSet};
 use super::packer::{self, Added};
@@ -32,10 +34,13 @@ const GROUP: usize = 256 * 1024;
 /// A group is stored when it has so many chunks, even if they are tiny.
 const GROUP_CHUNKS: usize = 1024;
 
+/// Buffers that are kept for later.
+const BUFFERS: usize = 16;
+
 /// How a writer works.
 #[derive(Debug, Clone, Copy)]
 pub struct WriterOptions {
-    /// Threads that compress and seal.
+    /// Threads that compress and seal; where they are several, the one that adds chunks is one of them.
     pub threads: usize,
     /// The level of zstd.
     pub level: i32,
@@ -59,11 +64,20 @@ pub struct Writer {
     index: Arc<Index>,
     added: RowSet<SHORT_ID>,
     groups: HashMap<ChunkKind, Job>,
-    jobs: Option<Sender<Job>>,
+    buffers: Buffers,
+    queue: Option<Queue>,
     failure: Arc<Failure>,
     workers: Vec<JoinHandle<Result<()>>>,
     packer: Option<JoinHandle<Result<Added>>>,
     written: Written,
+}
+
+/// The way to the workers.
+#[derive(Debug)]
+struct Queue {
+    jobs: Sender<Job>,
+    /// Works while the others have enough: to wait for them would cost more.
+    own: Worker,
 }
 
 /// Chunks that become one blob.
@@ -99,17 +113,22 @@ impl Writer {
     ) -> Result<Self> {
         let threads = options.threads.max(1);
         let failure = Arc::new(Failure::default());
-        let (jobs, waiting) = bounded::<Job>(threads * 2);
+        let (jobs, waiting) = bounded::<Job>(threads);
         let (sealed, blobs) = bounded::<SealedBlob>(threads * 4);
-        let mut workers = Vec::with_capacity(threads);
-        for _ in 0..threads {
+        let buffers = Buffers::new(BUFFERS, repository.config().chunking.page_maximum as usize);
+        let worker = || -> Result<Worker> {
+            let (repository, sealed) = (repository.clone(), sealed.clone());
             let encoder = Encoder::new(options.level)?;
-            let (repository, failure) = (repository.clone(), failure.clone());
-            let (waiting, sealed) = (waiting.clone(), sealed.clone());
+            Ok(Worker { repository, encoder, sealed, buffers: buffers.clone() })
+        };
+        let mut workers = Vec::with_capacity(threads);
+        for _ in 0..(threads - 1).max(1) {
+            let (mut worker, waiting, failure) = (worker()?, waiting.clone(), failure.clone());
             workers.push(std::thread::spawn(move || {
-                work(&repository, encoder, &waiting, &sealed).inspect_err(|_| failure.set())
+                waiting.iter().try_for_each(|job| worker.work(job)).inspect_err(|_| failure.set())
             }));
         }
+        let queue = Queue { jobs, own: worker()? };
         let packer = {
             let (repository, failure, runtime) =
                 (repository.clone(), failure.clone(), Handle::current());
@@ -122,7 +141,8 @@ impl Writer {
             index,
             added: RowSet::new(&host::scratch_directory()),
             groups: HashMap::new(),
-            jobs: Some(jobs),
+            buffers,
+            queue: Some(queue),
             failure,
             workers,
             packer: Some(packer),
@@ -133,6 +153,11 @@ impl Writer {
     /// The repository that is written to.
     pub fn repository(&self) -> &Arc<Repository> {
         &self.repository
+    }
+
+    /// Buffers for the contents of chunks; they come back when the chunks are stored.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// Stores a chunk if the repository lacks it.
@@ -146,6 +171,7 @@ impl Writer {
         let is_new =
             !self.index.contains(&id)? && self.added.insert(id.short()).map_err(Error::Scratch)?;
         if !is_new {
+            self.buffers.give(content);
             return Ok(());
         }
         self.written.new_chunks += 1;
@@ -157,10 +183,11 @@ impl Writer {
         }
         let group = self.groups.entry(kind).or_insert_with(|| Job {
             header: BlobHeader { kind, chunks: vec![] },
-            content: Vec::with_capacity(GROUP + SMALL_CHUNK),
+            content: self.buffers.take(),
         });
         group.header.chunks.push(span);
         group.content.extend_from_slice(&content);
+        self.buffers.give(content);
         if group.content.len() >= GROUP || group.header.chunks.len() >= GROUP_CHUNKS {
             let group = self.groups.remove(&kind).expect("the group was just filled");
             return self.submit(group);
@@ -179,10 +206,16 @@ impl Writer {
     }
 
     fn submit(&mut self, job: Job) -> Result<()> {
-        let jobs = self.jobs.as_ref().expect("jobs are closed only by the end of the writer");
-        match jobs.send(job) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.fail()),
+        let queue = self.queue.as_mut().expect("the queue is closed only by the end of the writer");
+        let done = match queue.jobs.try_send(job) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(job)) => queue.own.work(job),
+            Err(TrySendError::Disconnected(_)) => Err(Error::Interrupted),
+        };
+        match done {
+            // Another part has failed, and knows why.
+            Err(Error::Interrupted) => Err(self.fail()),
+            done => done,
         }
     }
 
@@ -195,7 +228,7 @@ impl Writer {
     }
 
     fn join(&mut self) -> Result<Added> {
-        self.jobs = None;
+        self.queue = None;
         let mut result = Ok(());
         for worker in self.workers.drain(..) {
             let ended = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -222,17 +255,21 @@ impl Drop for Writer {
     }
 }
 
-fn work(
-    repository: &Repository,
-    mut encoder: Encoder,
-    jobs: &Receiver<Job>,
-    sealed: &Sender<SealedBlob>,
-) -> Result<()> {
-    for job in jobs {
-        let body = encoder.encode(&job.content)?;
-        if sealed.send(blob::seal(repository.keys(), job.header, &body)?).is_err() {
-            return Err(Error::Interrupted);
-        }
+/// Compresses and seals.
+#[derive(Debug)]
+struct Worker {
+    repository: Arc<Repository>,
+    encoder: Encoder,
+    sealed: Sender<SealedBlob>,
+    buffers: Buffers,
+}
+
+impl Worker {
+    fn work(&mut self, job: Job) -> Result<()> {
+        let body = self.encoder.encode(&job.content)?;
+        self.buffers.give(job.content);
+        let blob = blob::seal(self.repository.keys(), job.header, &body)?;
+        // The packer ends early only when it failed, which it reports itself.
+        self.sealed.send(blob).map_err(|_| Error::Interrupted)
     }
-    Ok(())
 }
