@@ -1,14 +1,15 @@
 //! What PostgreSQL writes, and what users say of it: no input may panic. The first byte picks the
 //! parser: pg_control, backup_manifest, backup_label, backup history, tablespace_map, timeline history,
-//! WAL segment, WAL records, WAL file name, connection string, configuration file.
+//! WAL segment, WAL records, WAL file name, connection string, configuration file, authentication file.
 
 #![no_main]
 
+use barman::postgres::authentication_file;
 use barman::postgres::backup_label::{
     BackupHistory, BackupLabel, format_tablespace_map, parse_tablespace_map,
 };
 use barman::postgres::backup_manifest::BackupManifest;
-use barman::postgres::configuration_file;
+use barman::postgres::configuration_file::{self, Edit, Reference};
 use barman::postgres::conninfo::ConnInfo;
 use barman::postgres::control_file::ControlFile;
 use barman::postgres::lsn::TimelineId;
@@ -20,7 +21,7 @@ use barman_fuzz::pick;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let Some((parser, bytes)) = pick(data, 11) else { return };
+    let Some((parser, bytes)) = pick(data, 12) else { return };
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let name: SegmentName = "000000010000000000000009".parse().expect("a segment's name");
     match parser {
@@ -48,11 +49,29 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         9 => drop(ConnInfo::parse(text)),
-        _ => {
+        10 => {
             let all = configuration_file::parse(bytes);
-            let (without, found) = configuration_file::comment_out(bytes, |_| true);
-            assert_eq!(found, all);
+            let (without, found) = configuration_file::edit(bytes, |_| Edit::CommentOut);
+            assert!(found.iter().map(|(setting, _)| setting).eq(&all));
             assert_eq!(configuration_file::parse(&without), []);
+            // What was written is read.
+            let line = |setting: &configuration_file::Setting| {
+                Edit::Replace(configuration_file::line("work_mem", &setting.value))
+            };
+            let written = configuration_file::parse(&configuration_file::edit(bytes, line).0);
+            let values = written.iter().map(|setting| &setting.value);
+            assert!(values.eq(all.iter().map(|setting| &setting.value)));
+            for reference in configuration_file::references(bytes) {
+                let (Reference::File(named) | Reference::Directory(named)) = reference;
+                let path = configuration_file::resolve("/etc/postgresql.conf", &named);
+                assert!(path.starts_with('/') && path.split('/').all(|part| part != ".."));
+            }
+        }
+        _ => {
+            authentication_file::references(bytes);
+            let words: Vec<String> = text.split('\n').map(str::to_owned).collect();
+            let written = authentication_file::line([&["host".to_owned()][..], &words[..]]);
+            assert_eq!(authentication_file::references(written.as_bytes()), []);
         }
     }
 });

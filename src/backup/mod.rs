@@ -2,11 +2,13 @@
 //!
 //! The server streams ([`crate::postgres::base_backup`]), [`copy`] stores the files as they pass,
 //! [`tree`] gathers them, [`pages`] verifies checksums, and [`wait`] sees the WAL arrive. What the server
-//! runs on is noted by [`environment`].
+//! runs on is noted by [`environment`], and [`configuration`] keeps what lies outside the data directory.
 
+pub mod configuration;
 pub mod copy;
 pub mod environment;
 pub mod pages;
+pub mod shown;
 mod space;
 mod stream;
 pub mod tree;
@@ -127,7 +129,15 @@ impl Attempt<'_> {
         let sql = SqlConnection::connect(&self.request.sql).await?;
         let facts = ServerFacts::ask(&sql).await;
         sql.close().await;
-        let facts = facts?;
+        let mut facts = facts?;
+        let found = match (&facts.data_directory, &mut facts.config_files) {
+            (Some(data), Some(files)) => {
+                let found = Box::pin(configuration::ask(&self.request.sql, data, files)).await;
+                files.included = found.included();
+                found
+            }
+            _ => configuration::Found::default(),
+        };
         let environment = Box::pin(environment::ask(&self.request.sql)).await;
         let mut replication = ReplicationConnection::connect(&self.request.replication).await?;
         let system = replication.identify_system().await?;
@@ -157,10 +167,12 @@ impl Attempt<'_> {
         let (copied, mut writer) = (streamed.copied, streamed.writer);
         let keys = self.repository.clone();
         let stored = tokio::task::spawn_blocking(move || {
-            let root = copied.tree.finish(&mut writer, keys.keys().naming())?;
-            Ok::<_, Error>((root, writer.finish()?))
+            let keys = keys.keys().naming();
+            let configuration = found.store(&copied.tree, &mut writer, keys)?;
+            let root = copied.tree.finish(&mut writer, keys)?;
+            Ok::<_, Error>((root, configuration, writer.finish()?))
         });
-        let (root, written) =
+        let (root, configuration, written) =
             stored.await.unwrap_or_else(|p| std::panic::resume_unwind(p.into_panic()))?;
         let existing = snapshots::of_server(self.repository, &self.request.server).await?;
         let (sequence, previous) = next_in_order(&existing);
@@ -201,7 +213,7 @@ impl Attempt<'_> {
             },
             root,
             root_mode: streamed.directory_mode,
-            configuration: None,
+            configuration,
             tablespaces: copied
                 .tablespaces
                 .into_iter()

@@ -70,6 +70,19 @@ impl TreeBuilder {
         self.leaf(path, Branch::Symlink(target))
     }
 
+    /// Whether there is a file at `path`.
+    pub fn has_file(&self, path: &[u8]) -> bool {
+        let mut branches = &self.root;
+        let mut parts = path.split(|byte| *byte == b'/').peekable();
+        while let Some(part) = parts.next() {
+            match branches.get(part) {
+                Some(Branch::Directory { entries, .. }) => branches = entries,
+                found => return parts.peek().is_none() && matches!(found, Some(Branch::File(_))),
+            }
+        }
+        false
+    }
+
     /// Stores every directory, from the innermost out, and returns the root.
     pub fn finish(self, writer: &mut Writer, keys: &NamingKeys) -> Result<DirectoryRef> {
         store(writer, keys, self.root)

@@ -438,6 +438,17 @@ fn tell(snapshot: &Snapshot, output: &Output) {
         human::time_with_offset(backup_info::time(snapshot.begun_at)),
         human::duration(taken)
     ));
+    if let Some(configuration) = &snapshot.configuration
+        && !configuration.unread.is_empty()
+    {
+        output.warning(format!(
+            "configuration files outside the data directory could not be read: {}. What the server \
+             shows of them is kept instead, as far as it does. What to grant, to have them as they are, is \
+             said by: barman setup-sql {}",
+            configuration.unread.join(", "),
+            snapshot.server
+        ));
+    }
     if snapshot.bad_pages.count > 0 {
         let first = snapshot.bad_pages.first.iter().take(5);
         let named: Vec<String> =

@@ -104,6 +104,9 @@ pub struct Args {
     /// Write the recovery settings into this file of the destination
     #[arg(long, value_name = "FILENAME", default_value = "postgresql.auto.conf", value_parser = inside)]
     pub recovery_conf_filename: String,
+    /// Write configuration files that were outside the data directory here, adapted; an empty directory
+    #[arg(long, value_name = "DIRECTORY", value_parser = absolute)]
+    pub config_dir: Option<PathBuf>,
     /// Use so many workers. Overrides parallel_jobs
     #[arg(short, long, value_name = "NJOBS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub jobs: Option<u32>,
@@ -304,6 +307,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         keep_archiving: args.keep_archiving,
         wal: args.wal_source(&server, session)?,
         settings_file: args.recovery_conf_filename.clone(),
+        config_dir: args.config_dir.clone(),
         any_version: args.any_version,
         threads: server.workers(args.jobs),
     };

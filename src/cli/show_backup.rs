@@ -342,7 +342,13 @@ const SECTIONS: &[Section] = &[
     (
         "Configuration outside the data directory",
         "configuration_information",
-        &[("Config file", "config_file"), ("HBA file", "hba_file"), ("Ident file", "ident_file")],
+        &[
+            ("Config file", "config_file"),
+            ("HBA file", "hba_file"),
+            ("Ident file", "ident_file"),
+            ("Included", "included_files"),
+            ("Not readable", "unread_files"),
+        ],
     ),
     (
         "WAL information",
@@ -421,8 +427,10 @@ fn lines(shown: &Value, labels: &[(&str, &str)], indent: &str, output: &Output) 
         if value.is_null() {
             continue;
         }
-        let value = match (*key, value.as_u64()) {
-            ("new_bytes" | "stored_bytes", Some(bytes)) => human::size(bytes),
+        let value = match (*key, value.as_u64(), value.as_array()) {
+            ("new_bytes" | "stored_bytes", Some(bytes), _) => human::size(bytes),
+            (_, _, Some(items)) if items.is_empty() => continue,
+            (_, _, Some(items)) => items.iter().map(output::shown).collect::<Vec<_>>().join(", "),
             _ => output::shown(value),
         };
         output.print(format!("{indent}{label:<width$}: {value}"));

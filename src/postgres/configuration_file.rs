@@ -28,24 +28,92 @@ pub fn parse(file: &[u8]) -> Vec<Setting> {
         .collect()
 }
 
-/// The file with the lines of some settings commented out, and these settings.
-pub fn comment_out(file: &[u8], is_unwanted: impl Fn(&Setting) -> bool) -> (Vec<u8>, Vec<Setting>) {
-    let unwanted: Vec<Setting> = parse(file).into_iter().filter(is_unwanted).collect();
-    let mut out = Vec::with_capacity(file.len() + unwanted.len() * COMMENT.len());
-    let mut next = unwanted.iter().map(|setting| setting.line).peekable();
+/// What becomes of the line of a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// It stays.
+    Keep,
+    /// It counts no more, and stays as a comment.
+    CommentOut,
+    /// The same, and this line, as [`line()`] makes it, takes its place.
+    Replace(String),
+}
+
+/// The file with the lines of some settings changed, and these settings.
+pub fn edit(file: &[u8], decide: impl Fn(&Setting) -> Edit) -> (Vec<u8>, Vec<(Setting, Edit)>) {
+    let decided = parse(file).into_iter().map(|setting| {
+        let edit = decide(&setting);
+        (setting, edit)
+    });
+    let edits: Vec<(Setting, Edit)> = decided.filter(|(_, edit)| *edit != Edit::Keep).collect();
+    let mut out = Vec::with_capacity(file.len() + edits.len() * COMMENT.len());
+    let mut next = edits.iter().peekable();
     for (at, line) in file.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        if next.next_if_eq(&(at + 1)).is_some() {
-            out.extend_from_slice(COMMENT);
-        }
+        let Some((_, edit)) = next.next_if(|(setting, _)| setting.line == at + 1) else {
+            out.extend_from_slice(line);
+            continue;
+        };
+        out.extend_from_slice(COMMENT);
         out.extend_from_slice(line);
+        if let Edit::Replace(new) = edit {
+            end_line(&mut out);
+            out.extend_from_slice(new.as_bytes());
+        }
     }
-    (out, unwanted)
+    (out, edits)
+}
+
+/// Sees that what comes next begins a line.
+pub fn end_line(file: &mut Vec<u8>) {
+    if file.last().is_some_and(|last| *last != b'\n') {
+        file.push(b'\n');
+    }
+}
+
+/// What a file names to be read too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// A file.
+    File(String),
+    /// A directory: its files whose names end in `.conf`, and do not begin with a dot.
+    Directory(String),
+}
+
+/// What the file includes.
+pub fn references(file: &[u8]) -> Vec<Reference> {
+    let settings = parse(file).into_iter().filter(|setting| !setting.value.is_empty());
+    let references = settings.filter_map(|setting| match setting.name.as_str() {
+        "include" | "include_if_exists" => Some(Reference::File(setting.value)),
+        "include_dir" => Some(Reference::Directory(setting.value)),
+        _ => None,
+    });
+    references.collect()
+}
+
+/// The absolute path of what the file at `path` calls `named`, without `.` and `..`.
+pub fn resolve(path: &str, named: &str) -> String {
+    let from = if named.starts_with('/') { "" } else { directory_of(path) };
+    let mut parts: Vec<&str> = vec![];
+    for part in from.split('/').chain(named.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// The directory that a file is in.
+pub fn directory_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(directory, _)| directory)
 }
 
 /// The line that gives `name` a value.
 pub fn line(name: &str, value: &str) -> String {
-    // Backslashes escape too.
-    format!("{name} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''"))
+    // Backslashes escape too, and no value goes on in the next line.
+    let value = value.replace('\\', "\\\\").replace('\'', "''");
+    format!("{name} = '{}'\n", value.replace('\n', "\\n").replace('\r', "\\r"))
 }
 
 /// The items of a list of names or files, as in `shared_preload_libraries`.
@@ -154,20 +222,47 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_unwanted_is_commented_out_and_every_other_byte_stays() {
+    fn only_what_is_unwanted_changes_and_every_other_byte_stays() {
         let file = b"a = 1\n# b = 2\nB = '\xe9'\n  b=3\r\nc = 4";
-        let (out, found) = comment_out(file, |setting| setting.name == "b");
-        assert_eq!(out, b"a = 1\n# b = 2\n#BARMAN# B = '\xe9'\n#BARMAN#   b=3\r\nc = 4");
-        assert_eq!(found.iter().map(|setting| setting.line).collect::<Vec<_>>(), [3, 4]);
+        let (out, found) = edit(file, |setting| match setting.name.as_str() {
+            "b" => Edit::CommentOut,
+            "c" => Edit::Replace(line("c", "it's")),
+            _ => Edit::Keep,
+        });
+        assert_eq!(
+            out,
+            b"a = 1\n# b = 2\n#BARMAN# B = '\xe9'\n#BARMAN#   b=3\r\n#BARMAN# c = 4\nc = 'it''s'\n"
+        );
+        assert_eq!(found.iter().map(|(setting, _)| setting.line).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(parse(&out).len(), 2);
     }
 
     #[test]
     fn a_written_line_is_read_as_what_was_meant() {
-        for value in ["", "it's", r"C:\new 'x'", "%%f \"%p\"", "\\'"] {
+        for value in ["", "it's", r"C:\new 'x'", "%%f \"%p\"", "\\'", "a\nb\r"] {
             let parsed = parse(line("restore_command", value).as_bytes());
             assert_eq!(parsed.first().map(|setting| setting.value.as_str()), Some(value));
         }
         assert_eq!(list("a, \"b c\" ,,d"), ["a", "b c", "d"]);
+    }
+    #[test]
+    fn what_is_included_is_found_from_where_it_is_named() {
+        let file = b"include = '../shared.conf'\ninclude_if_exists '/srv/x.conf'\n\
+                     include_dir conf.d # more\n#include 'y'\ninclude ''\n";
+        let found = references(file);
+        let expected = [
+            Reference::File("../shared.conf".into()),
+            Reference::File("/srv/x.conf".into()),
+            Reference::Directory("conf.d".into()),
+        ];
+        assert_eq!(found, expected);
+        for (named, path) in [
+            ("../shared.conf", "/etc/pg/shared.conf"),
+            ("/srv//x.conf", "/srv/x.conf"),
+            ("conf.d/.", "/etc/pg/main/conf.d"),
+            ("../../../../../x", "/x"),
+        ] {
+            assert_eq!(resolve("/etc/pg/main/postgresql.conf", named), path);
+        }
     }
 }

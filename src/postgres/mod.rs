@@ -2,6 +2,7 @@
 //!
 //! The formats do no I/O: bytes in, facts out. They trust nothing they read.
 
+pub mod authentication_file;
 pub mod backup_label;
 pub mod backup_manifest;
 pub mod base_backup;

@@ -1,12 +1,16 @@
 //! SQL sessions: the questions backups, checks and status ask a server.
 
+mod configuration;
 mod connect;
 mod environment;
 mod privileges;
 mod switch_wal;
 
+pub use configuration::{FileSetting, HbaRule, IdentMapping};
 pub use environment::Known;
-pub use privileges::{GRANTS, Grant, Privileges, quote_identifier};
+pub use privileges::{
+    FILES, GRANTS, Grant, HBA_RULES, IDENT_MAPPINGS, Privileges, quote_identifier,
+};
 
 use super::error::Error;
 use super::lsn::{Lsn, SystemId, TimelineId};

@@ -3,20 +3,19 @@
 //!
 //! They are read from the backup, so that all is known before anything is written. PostgreSQL reads
 //! `postgresql.conf` with everything that it includes, and `postgresql.auto.conf` after it; of several
-//! values of a setting the last one counts.
+//! values of a setting the last one counts. It is followed along the paths that files had on the server;
+//! where they have others now, what leads to them is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Request;
 use super::destination::Destination;
+use super::places::Places;
 use super::programs::Programs;
 use super::settings::{self, AUTO};
 use crate::error::Result;
-use crate::postgres::configuration_file::{self, Setting};
-
-/// The file that PostgreSQL begins with.
-const MAIN: &str = "postgresql.conf";
+use crate::postgres::configuration_file::{self, Edit, Setting, end_line, line, resolve};
 
 /// What is put behind the name of a file whose original is kept.
 pub const ORIGINAL: &str = ".origin";
@@ -27,20 +26,24 @@ const MAX_DEPTH: usize = 10;
 /// No configuration reads more files than this.
 const MAX_FILES: usize = 1000;
 
-/// Where the files are read from.
+/// Where the files are read from: by the paths that they had on the server.
 pub trait Files {
     /// The content of a file of the backup; nothing if there is none.
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>>;
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>>;
 
     /// The names of the files directly in a directory, sorted; nothing if there is none.
     fn list(&self, directory: &str) -> Option<Vec<String>>;
+
+    /// The permission bits of a file.
+    fn mode(&self, path: &str) -> Option<u32>;
 }
 
 /// The configuration of a backup.
-#[derive(Debug, Default)]
-pub struct Configuration {
-    /// The files that are in the backup, by name.
-    files: BTreeMap<String, Vec<u8>>,
+#[derive(Debug)]
+pub struct Configuration<'a> {
+    places: &'a Places,
+    /// The files that are restored and read, by the paths that they had.
+    files: BTreeMap<String, ReadFile>,
     /// The value of each setting that counts.
     values: BTreeMap<String, String>,
     /// Whether everything that PostgreSQL will read has been seen.
@@ -49,15 +52,22 @@ pub struct Configuration {
     pub warnings: Vec<String>,
 }
 
+#[derive(Debug)]
+struct ReadFile {
+    name: String,
+    content: Vec<u8>,
+    mode: Option<u32>,
+}
+
 /// A file that is written in place of that of the backup, or is new.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFile {
-    /// Its path within the data directory.
+    /// Its path within the data directory, or an absolute one.
     pub name: String,
     /// Its content.
     pub content: Vec<u8>,
-    /// The file of the backup whose permissions it has.
-    pub like: Option<String>,
+    /// Its permission bits, if they are not the usual ones.
+    pub mode: Option<u32>,
 }
 
 /// What is done to the configuration.
@@ -71,30 +81,43 @@ pub struct Rewritten {
     pub warnings: Vec<String>,
 }
 
-impl Configuration {
+impl<'a> Configuration<'a> {
     /// Reads the configuration that a restored server will read, and the file that gets the recovery
     /// settings.
-    pub fn read(files: &dyn Files, request: &Request) -> Result<Configuration> {
-        let mut found = Configuration { is_complete: true, ..Configuration::default() };
-        let destination = request.destination.as_path();
-        let mut walk = Walk { files, destination, found: &mut found, files_read: 0 };
-        if !walk.file(MAIN, 0)? {
-            walk.found.is_complete = false;
+    pub fn read(files: &dyn Files, places: &'a Places, request: &Request) -> Result<Self> {
+        let mut found = Configuration {
+            places,
+            files: BTreeMap::new(),
+            values: BTreeMap::new(),
+            is_complete: true,
+            warnings: vec![],
+        };
+        let mut walk = Walk { files, found: &mut found, files_read: 0 };
+        let main = places.known.config.as_str();
+        let has_main = walk.file(main, 0)?;
+        walk.found.is_complete &= has_main;
+        if !has_main && files.read(main)?.is_none() {
             walk.found.warnings.push(format!(
-                "the backup has no {MAIN}: it was outside the data directory, and must be brought \
-                 back separately"
+                "the backup has no {}: it was outside the data directory, and must be brought back \
+                 separately",
+                places.inside(main).unwrap_or(main)
             ));
         }
-        walk.file(AUTO, 0)?;
-        let own_file = request.settings_file.as_str();
-        if own_file != AUTO && !found.files.contains_key(own_file) {
-            found.warnings.push(format!(
-                "the recovery settings are in {own_file}: include it from postgresql.conf"
-            ));
-            let content = files.read(own_file)?.unwrap_or_default();
-            found.files.insert(own_file.to_owned(), content);
+        let (auto, own_file) = (places.original(AUTO), places.original(&request.settings_file));
+        walk.file(&auto, 0)?;
+        for (path, name) in [(own_file, request.settings_file.as_str()), (auto, AUTO)] {
+            if found.files.contains_key(&path) {
+                continue;
+            }
+            if name != AUTO {
+                found.warnings.push(format!(
+                    "the recovery settings are in {name}: include it from postgresql.conf"
+                ));
+            }
+            let content = files.read(&path)?.unwrap_or_default();
+            let read = ReadFile { name: name.to_owned(), content, mode: files.mode(&path) };
+            found.files.insert(path, read);
         }
-        found.files.entry(AUTO.to_owned()).or_default();
         Ok(found)
     }
 
@@ -103,31 +126,36 @@ impl Configuration {
         self.values.get(name).map(String::as_str)
     }
 
-    /// Whether the backup has the file that PostgreSQL begins with.
-    pub fn has_main(&self) -> bool {
-        self.files.contains_key(MAIN)
+    /// Where the file that PostgreSQL begins with will be, if the restore writes one.
+    pub fn main(&self) -> Option<PathBuf> {
+        let path = &self.places.known.config;
+        self.places.path(path).filter(|_| self.files.contains_key(path))
     }
 
-    /// Comments out what must not count, and adds the settings of the recovery. `id` is the backup's.
-    pub fn rewrite(self, request: &Request, id: &str) -> Rewritten {
-        let mut rewritten = Rewritten { warnings: self.warnings, ..Rewritten::default() };
-        let own_file = request.settings_file.as_str();
+    /// Comments out what must not count, makes what leads to other files lead to where they are now, and
+    /// adds the settings of the recovery. `id` is the backup's.
+    pub fn rewrite(&self, request: &Request, id: &str) -> Rewritten {
+        let mut rewritten = Rewritten { warnings: self.warnings.clone(), ..Rewritten::default() };
+        let (files, changes) = (&mut rewritten.files, &mut rewritten.changes);
+        let own_file = self.places.original(&request.settings_file);
         let guards = settings::guards(request, self.is_complete);
-        let recovery = settings::recovery(request);
-        for (name, original) in self.files {
-            let is_unwanted = |setting: &Setting| settings::is_unwanted(&setting.name, request);
-            let (mut content, found) = configuration_file::comment_out(&original, is_unwanted);
-            let Rewritten { files, changes, .. } = &mut rewritten;
-            let names: BTreeSet<&str> = found.iter().map(|setting| setting.name.as_str()).collect();
-            changes
-                .extend(names.iter().map(|setting| format!("{name}: {setting} is commented out")));
+        let (recovery, places) = (settings::recovery(request), self.own_places());
+        for (path, ReadFile { name, content: original, mode }) in &self.files {
+            let decide = |setting: &Setting| self.edit(path, setting, request);
+            let (mut content, edits) = configuration_file::edit(original, decide);
+            let told: BTreeSet<String> =
+                edits.iter().map(|(setting, edit)| tell(setting, edit)).collect();
+            changes.extend(told.iter().map(|told| format!("{name}: {told}")));
             let mut added: Vec<&String> = vec![];
-            added.extend((name == own_file).then_some(&recovery).into_iter().flatten());
-            added.extend((name == AUTO).then_some(&guards).into_iter().flatten());
+            for (is_here, lines) in [
+                (*path == self.places.known.config, &places),
+                (*path == own_file, &recovery),
+                (name == AUTO, &guards),
+            ] {
+                added.extend(lines.iter().filter(|_| is_here));
+            }
             if !added.is_empty() {
-                if content.last().is_some_and(|last| *last != b'\n') {
-                    content.push(b'\n');
-                }
+                end_line(&mut content);
                 content
                     .extend_from_slice(format!("# Added by barman restore of {id}\n").as_bytes());
             }
@@ -135,21 +163,61 @@ impl Configuration {
                 content.extend_from_slice(line.as_bytes());
                 changes.push(format!("{name}: {}", line.trim_end()));
             }
-            if content == original {
+            if content == *original {
                 continue;
             }
             if !original.is_empty() {
                 let kept = NewFile {
                     name: format!("{name}{ORIGINAL}"),
-                    content: original,
-                    like: Some(name.clone()),
+                    content: original.clone(),
+                    mode: *mode,
                 };
                 changes.push(format!("{name}: the original is kept as {}", kept.name));
                 files.push(kept);
             }
-            files.push(NewFile { like: Some(name.clone()), name, content });
+            files.push(NewFile { name: name.clone(), content, mode: *mode });
         }
         rewritten
+    }
+
+    /// What becomes of a setting in the file that was at `path`.
+    fn edit(&self, path: &str, setting: &Setting, request: &Request) -> Edit {
+        if settings::is_unwanted(&setting.name, request) {
+            return Edit::CommentOut;
+        }
+        let places = self.places;
+        let target = match setting.name.as_str() {
+            _ if setting.value.is_empty() => return Edit::Keep,
+            "hba_file" => places.known.hba.clone(),
+            "ident_file" => places.known.ident.clone(),
+            "include" | "include_if_exists" | "include_dir" => resolve(path, &setting.value),
+            _ => return Edit::Keep,
+        };
+        let (Some(place), Some(here)) = (places.path(&target), places.path(path)) else {
+            return Edit::Keep;
+        };
+        let (place, here) = (place.to_string_lossy(), here.to_string_lossy());
+        if resolve(&here, &setting.value) == place {
+            Edit::Keep
+        } else {
+            Edit::Replace(line(&setting.name, &place))
+        }
+    }
+
+    /// The lines by which a `postgresql.conf` outside the data directory leads to everything else: by
+    /// itself PostgreSQL would look where it is told to start.
+    fn own_places(&self) -> Vec<String> {
+        let (places, known) = (self.places, &self.places.known);
+        if !places.is_outside(&known.config) {
+            return vec![];
+        }
+        let mut lines = vec![line("data_directory", &places.destination.to_string_lossy())];
+        for (name, path) in [("hba_file", &known.hba), ("ident_file", &known.ident)] {
+            if let (None, Some(place)) = (self.value(name), places.path(path)) {
+                lines.push(line(name, &place.to_string_lossy()));
+            }
+        }
+        lines
     }
 
     /// Tells of libraries that the server loads and that `programs` does not have.
@@ -172,17 +240,25 @@ impl Configuration {
     }
 }
 
+/// What was done to a setting, for people.
+fn tell(setting: &Setting, edit: &Edit) -> String {
+    match edit {
+        Edit::Replace(new) => format!("{} instead of '{}'", new.trim_end(), setting.value),
+        _ => format!("{} is commented out", setting.name),
+    }
+}
+
 /// Follows the files as PostgreSQL does.
-struct Walk<'a> {
-    files: &'a dyn Files,
-    destination: &'a Path,
-    found: &'a mut Configuration,
+struct Walk<'w, 'a> {
+    files: &'w dyn Files,
+    found: &'w mut Configuration<'a>,
     files_read: usize,
 }
 
-impl Walk<'_> {
-    /// Reads a file of the backup; whether there is one.
-    fn file(&mut self, name: &str, depth: usize) -> Result<bool> {
+impl Walk<'_, '_> {
+    /// Reads the file of the backup that was at `path`; whether there is one, and it is restored.
+    fn file(&mut self, path: &str, depth: usize) -> Result<bool> {
+        let Some(name) = self.found.places.name(path) else { return Ok(false) };
         self.files_read += 1;
         if depth > MAX_DEPTH || self.files_read > MAX_FILES {
             if self.found.is_complete {
@@ -192,21 +268,29 @@ impl Walk<'_> {
             self.found.is_complete = false;
             return Ok(true);
         }
-        let Some(content) = self.files.read(name)? else { return Ok(false) };
+        let Some(content) = self.files.read(path)? else { return Ok(false) };
         let settings = configuration_file::parse(&content);
-        self.found.files.insert(name.to_owned(), content);
+        let read = ReadFile { name: name.clone(), content, mode: self.files.mode(path) };
+        self.found.files.insert(path.to_owned(), read);
         for setting in settings {
-            self.setting(name, setting, depth)?;
+            let place = format!("{name}:{}", setting.line);
+            self.setting(path, &place, setting, depth)?;
         }
         Ok(true)
     }
 
-    fn setting(&mut self, file: &str, setting: Setting, depth: usize) -> Result<()> {
-        let place = format!("{file}:{}", setting.line);
+    fn setting(&mut self, path: &str, place: &str, setting: Setting, depth: usize) -> Result<()> {
         if setting.name.starts_with("include") {
-            return self.include(file, &place, &setting, depth);
+            return self.include(path, place, &setting, depth);
         }
-        if settings::names_place(&setting.name, &setting.value) && !setting.value.is_empty() {
+        let places = self.found.places;
+        let is_adapted = match setting.name.as_str() {
+            "data_directory" => true,
+            "hba_file" => places.name(&places.known.hba).is_some(),
+            "ident_file" => places.name(&places.known.ident).is_some(),
+            _ => setting.value.is_empty(),
+        };
+        if settings::names_place(&setting.name, &setting.value) && !is_adapted {
             // A command may hold a secret.
             let value = if setting.name.ends_with("_command") { "…" } else { &setting.value };
             self.found.warnings.push(format!(
@@ -220,27 +304,28 @@ impl Walk<'_> {
     }
 
     fn include(&mut self, file: &str, place: &str, setting: &Setting, depth: usize) -> Result<()> {
-        let Some(name) = self.inside(file, &setting.value) else {
+        let path = resolve(file, &setting.value);
+        if self.found.places.name(&path).is_none() {
             self.found.is_complete = false;
             self.found.warnings.push(format!(
                 "{place} leads out of the data directory, check it before the start: {} '{}'",
                 setting.name, setting.value
             ));
             return Ok(());
-        };
+        }
         let is_there = match setting.name.as_str() {
-            "include_dir" => match self.files.list(&name) {
+            "include_dir" => match self.files.list(&path) {
                 None => false,
                 Some(names) => {
                     let is_read =
                         |name: &&String| name.ends_with(".conf") && !name.starts_with('.');
                     for inner in names.iter().filter(is_read) {
-                        self.file(&format!("{name}/{inner}"), depth + 1)?;
+                        self.file(&format!("{path}/{inner}"), depth + 1)?;
                     }
                     true
                 }
             },
-            _ => self.file(&name, depth + 1)?,
+            _ => self.file(&path, depth + 1)?,
         };
         if !is_there && setting.name != "include_if_exists" {
             self.found.warnings.push(format!(
@@ -251,42 +336,26 @@ impl Walk<'_> {
         }
         Ok(())
     }
-
-    /// The path within the data directory that `file` means by `path`; nothing if it leads outside.
-    fn inside(&self, file: &str, path: &str) -> Option<String> {
-        let path = match Path::new(path) {
-            absolute if absolute.is_absolute() => {
-                absolute.strip_prefix(self.destination).ok()?.into()
-            }
-            relative => Path::new(file).parent().unwrap_or(Path::new("")).join(relative),
-        };
-        let mut inside = PathBuf::new();
-        for component in path.components() {
-            match component {
-                Component::Normal(name) => inside.push(name),
-                Component::ParentDir if inside.pop() => {}
-                Component::CurDir => {}
-                _ => return None,
-            }
-        }
-        Some(inside.to_string_lossy().into_owned())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    impl Files for BTreeMap<&str, &str> {
-        fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-            Ok(self.get(name).map(|text| text.as_bytes().to_vec()))
+    impl Files for BTreeMap<String, &str> {
+        fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+            Ok(self.get(path).map(|text| text.as_bytes().to_vec()))
         }
 
         fn list(&self, directory: &str) -> Option<Vec<String>> {
             let inside =
-                |name: &&str| name.strip_prefix(directory)?.strip_prefix('/').map(str::to_owned);
+                |path: &String| Some(path.strip_prefix(directory)?.strip_prefix('/')?.to_owned());
             let names: Vec<String> = self.keys().filter_map(inside).collect();
             (!names.is_empty()).then_some(names)
+        }
+
+        fn mode(&self, _: &str) -> Option<u32> {
+            None
         }
     }
 
@@ -294,9 +363,22 @@ mod tests {
         files: &[(&str, &str)],
         request: &Request,
     ) -> (Rewritten, BTreeMap<String, String>) {
-        let files: BTreeMap<&str, &str> = files.iter().copied().collect();
-        let configuration = Configuration::read(&files, request).unwrap();
-        let rewritten = configuration.rewrite(request, "B");
+        moved(files, &Places::in_place(&request.destination), request)
+    }
+
+    /// Files are named from the data directory, or by absolute paths.
+    fn moved(
+        files: &[(&str, &str)],
+        places: &Places,
+        request: &Request,
+    ) -> (Rewritten, BTreeMap<String, String>) {
+        let path = |name: &str| match name.starts_with('/') {
+            true => name.to_owned(),
+            false => places.original(name),
+        };
+        let files: BTreeMap<String, &str> =
+            files.iter().map(|(name, text)| (path(name), *text)).collect();
+        let rewritten = Configuration::read(&files, places, request).unwrap().rewrite(request, "B");
         let text = |file: &NewFile| String::from_utf8(file.content.clone()).unwrap();
         let by_name = rewritten.files.iter().map(|file| (file.name.clone(), text(file))).collect();
         (rewritten, by_name)
@@ -366,5 +448,47 @@ mod tests {
         assert!(files["postgresql.auto.conf"].contains("\narchive_command = 'false'\n"));
         let including = [("postgresql.conf", "include_if_exists 'r.conf'"), ("r.conf", "b = 2\n")];
         assert!(rewritten(&including, &own).0.warnings.is_empty());
+    }
+
+    #[test]
+    fn what_leads_to_other_files_leads_to_their_new_places() {
+        let places = crate::restore::places::tests::places();
+        let main = "data_directory = '/var/lib/pg'\nport = 5432\ninclude_dir = 'conf.d'\n\
+                    hba_file = '/etc/pg/main/pg_hba.conf'\nprimary_conninfo = 'secret'\n\
+                    include '../shared.conf'\ninclude_if_exists '/etc/pg/main/none.conf'";
+        let files = [
+            ("/etc/pg/main/postgresql.conf", main),
+            ("/etc/pg/main/conf.d/a.conf", "include '/var/lib/pg/inside.conf'"),
+            ("/etc/pg/shared.conf", "work_mem = 4MB\n"),
+            ("inside.conf", "restore_command = 'x'\n"),
+        ];
+        let (all, files) = moved(&files, &places, &Request::to("/new/data"));
+        assert_eq!(all.warnings, Vec::<String>::new());
+        assert!(!all.changes.iter().any(|change| change.contains("secret")), "{all:?}");
+        assert_eq!(
+            files["/new/conf/postgresql.conf"],
+            "#BARMAN# data_directory = '/var/lib/pg'\n\
+             port = 5432\n\
+             include_dir = 'conf.d'\n\
+             #BARMAN# hba_file = '/etc/pg/main/pg_hba.conf'\n\
+             hba_file = '/new/conf/pg_hba.conf'\n\
+             #BARMAN# primary_conninfo = 'secret'\n\
+             #BARMAN# include '../shared.conf'\n\
+             include = '/new/conf/elsewhere/etc/pg/shared.conf'\n\
+             #BARMAN# include_if_exists '/etc/pg/main/none.conf'\n\
+             include_if_exists = '/new/conf/none.conf'\n\
+             # Added by barman restore of B\n\
+             data_directory = '/new/data'\n\
+             ident_file = '/new/conf/elsewhere/etc/idents'\n"
+        );
+        assert_eq!(files["/new/conf/postgresql.conf.origin"], main);
+        assert_eq!(
+            files["/new/conf/conf.d/a.conf"],
+            "#BARMAN# include '/var/lib/pg/inside.conf'\ninclude = '/new/data/inside.conf'\n"
+        );
+        assert_eq!(files["inside.conf"], "#BARMAN# restore_command = 'x'\n");
+        assert!(!files.contains_key("/new/conf/elsewhere/etc/pg/shared.conf"));
+        // All was seen, and may be set again.
+        assert!(!files["postgresql.auto.conf"].contains("primary_conninfo"), "{all:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Writes the files of a snapshot, in parallel, and verifies each against its digest from the bytes
 //! that were written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -36,16 +36,12 @@ pub struct Plan {
     pub files: Vec<PlannedFile>,
     /// Symbolic links and where they point.
     pub symlinks: Vec<(PathBuf, PathBuf)>,
-    /// Files of the backup, by name, in whose place others are written.
-    pub replaced: BTreeMap<Vec<u8>, tree::File>,
 }
 
 impl Plan {
     /// Takes out the files with these names: others will be written in their place.
-    pub fn replace(&mut self, names: &BTreeSet<&[u8]>) {
-        let is_replaced = |planned: &mut PlannedFile| names.contains(planned.name.as_slice());
-        let replaced = self.files.extract_if(.., is_replaced);
-        self.replaced.extend(replaced.map(|planned| (planned.name, planned.file)));
+    pub fn leave_out(&mut self, names: &BTreeSet<&[u8]>) {
+        self.files.retain(|planned| !names.contains(planned.name.as_slice()));
     }
 }
 

@@ -46,11 +46,10 @@ impl Rest<'_> {
     /// Writes the settings, and what else is not as it was in the backup.
     pub fn new_files(&mut self) -> Result<()> {
         let prepared = self.prepared;
-        for NewFile { name, content, like } in &prepared.new_files {
-            let like = like.as_ref().and_then(|like| prepared.plan.replaced.get(like.as_bytes()));
-            self.put(name, content, like.map(|file| file.mode))?;
-            // pg_verifybackup expects these to differ, and no others.
-            if !name.ends_with(".signal") && name != AUTO {
+        for NewFile { name, content, mode } in &prepared.new_files {
+            self.put(name, content, *mode)?;
+            // pg_verifybackup expects these to differ, and no others of the data directory.
+            if !name.ends_with(".signal") && name != AUTO && !name.starts_with('/') {
                 self.list(name, content);
             }
         }
@@ -91,7 +90,7 @@ impl Rest<'_> {
         self.put(CONTROL_FILE, &self.prepared.control.bytes, None)
     }
 
-    /// Writes a small file, durably.
+    /// Writes a small file, durably. An absolute name is outside the data directory.
     fn put(&self, name: &str, content: &[u8], mode: Option<u32>) -> Result<()> {
         let path = self.prepared.request.destination.join(name);
         self.prepared.destination.put(&path, content, mode)

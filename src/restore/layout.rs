@@ -120,6 +120,10 @@ impl Layout {
             let elsewhere = "name another directory with --waldir, or leave it out".to_owned();
             parts.push(part("pg_wal".to_owned(), path, elsewhere)?);
         }
+        if let Some(path) = &request.config_dir {
+            let elsewhere = "name another directory with --config-dir, or leave it out".to_owned();
+            parts.push(part("the directory for configuration".to_owned(), path, elsewhere)?);
+        }
         parts.iter().try_for_each(Part::check)?;
         refuse_overlap(&parts)?;
         Ok(Layout { destination, tablespaces, wal: request.wal_directory.clone(), parts })

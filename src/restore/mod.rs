@@ -13,9 +13,11 @@ pub mod files;
 mod finish;
 pub mod hold;
 pub mod host;
+pub mod kept;
 pub mod layout;
 pub mod owner;
 pub mod place;
+pub mod places;
 pub mod prepared;
 pub mod programs;
 pub mod reach;
@@ -59,6 +61,9 @@ pub struct Request {
     pub wal: WalSource,
     /// The file that gets the settings, within the data directory.
     pub settings_file: String,
+    /// The directory that gets configuration files which were outside the data directory: empty, or not
+    /// there.
+    pub config_dir: Option<PathBuf>,
     /// Whether a host without the right version of PostgreSQL will do.
     pub any_version: bool,
     /// Threads that decompress.
@@ -78,6 +83,7 @@ impl Request {
             keep_archiving: false,
             wal: WalSource::Copied,
             settings_file: settings::AUTO.to_owned(),
+            config_dir: None,
             any_version: false,
             threads: 1,
         }

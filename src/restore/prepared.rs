@@ -12,8 +12,10 @@ use super::destination::Destination;
 use super::files::{self, Plan};
 use super::finish::Rest;
 use super::host::Host;
+use super::kept::{Kept, ServerFiles};
 use super::layout::Layout;
 use super::place::Place;
+use super::places::Places;
 use super::programs::Programs;
 use super::reach::{self, Window};
 use super::settings::{COPIED_WAL, WalSource};
@@ -49,8 +51,8 @@ pub struct Prepared {
     pub window: Option<Window>,
     /// The programs that the server can be started with.
     pub programs: Option<Programs>,
-    /// Whether the backup has a `postgresql.conf`.
-    pub has_configuration: bool,
+    /// The `postgresql.conf` that is written, if the backup has one.
+    pub main: Option<PathBuf>,
     /// What is changed against the backup, for people.
     pub changes: Vec<String>,
     /// What somebody should look at.
@@ -126,8 +128,7 @@ impl Prepared {
                 read_tree(&reader, &snapshot, &request, layout, programs.as_ref(), host.as_ref())
             }
         };
-        let ReadTree { layout, plan, control, left_out, has_configuration, rewritten } =
-            blocking(read).await?;
+        let ReadTree { layout, plan, control, left_out, main, rewritten } = blocking(read).await?;
         layout.check_space()?;
         let Rewritten { files: new_files, changes: settings, warnings: of_settings } = rewritten;
         let mut changes: Vec<String> =
@@ -144,7 +145,7 @@ impl Prepared {
             wal,
             window,
             programs,
-            has_configuration,
+            main,
             changes,
             warnings,
             plan: Arc::new(plan),
@@ -225,7 +226,7 @@ impl Prepared {
     fn add_own_files(&mut self) {
         use std::os::unix::ffi::OsStrExt;
         let mut add = |name: &str, content: Vec<u8>| {
-            self.new_files.push(NewFile { name: name.to_owned(), content, like: None });
+            self.new_files.push(NewFile { name: name.to_owned(), content, mode: None });
         };
         let mapped: Vec<MappedTablespace> = self
             .layout
@@ -244,13 +245,16 @@ impl Prepared {
     }
 }
 
+/// The permission bits of directories for configuration.
+const CONFIG_DIRECTORY: u32 = 0o755;
+
 /// What the tree of a backup says.
 struct ReadTree {
     layout: Layout,
     plan: Plan,
     control: Control,
     left_out: Vec<String>,
-    has_configuration: bool,
+    main: Option<PathBuf>,
     rewritten: Rewritten,
 }
 
@@ -265,19 +269,39 @@ fn read_tree(
     let Tree { mut plan, control, left_out } = Tree::walk(reader, snapshot, &mut layout)?;
     let control =
         Control { bytes: read_small(reader, CONTROL_FILE, &control)?, mtime: control.mtime };
-    let mut configuration = Configuration::read(&PlannedFiles::of(reader, &plan), request)?;
+    let (places, kept) = (Places::of(snapshot, request), Kept::read(reader, snapshot)?);
+    let planned = PlannedFiles::of(reader, &plan);
+    let files = ServerFiles { places: &places, planned: &planned, kept: &kept };
+    let mut configuration = Configuration::read(&files, &places, request)?;
     if let Some(programs) = programs {
         configuration.warn_of_libraries(programs, host)?;
     }
-    let has_configuration = configuration.has_main();
-    let rewritten = configuration.rewrite(request, &snapshot.backup_id);
+    let main = configuration.main();
+    let mut rewritten = configuration.rewrite(request, &snapshot.backup_id);
+    let directories = kept.add_to(&mut rewritten, &files, request, snapshot)?;
     let replaced: BTreeSet<&[u8]> =
         rewritten.files.iter().map(|file| file.name.as_bytes()).collect();
-    plan.replace(&replaced);
+    plan.leave_out(&replaced);
+    for directory in directories {
+        let is_inside = directory.starts_with(&layout.destination);
+        plan.directories.push((directory, if is_inside { 0o700 } else { CONFIG_DIRECTORY }));
+    }
+    for (path, mode) in &mut plan.directories {
+        // The tools of Debian look into it for every user.
+        if request.config_dir.as_ref() == Some(path) {
+            *mode = CONFIG_DIRECTORY;
+        }
+    }
+    for file in &rewritten.files {
+        let path = layout.destination.join(&file.name);
+        if let Some(part) = layout.part_of(&path) {
+            part.count(file.content.len() as u64);
+        }
+    }
     if request.wal == WalSource::Copied {
         plan.directories.push((layout.destination.join(COPIED_WAL), 0o700));
     }
-    Ok(ReadTree { layout, plan, control, left_out, has_configuration, rewritten })
+    Ok(ReadTree { layout, plan, control, left_out, main, rewritten })
 }
 
 /// What is not where it was, for people.

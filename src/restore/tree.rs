@@ -7,7 +7,6 @@ use repo_format::chunk::ChunkKind;
 use repo_format::snapshot::Snapshot;
 use repo_format::tree::{self, DirectoryRef, Node};
 
-use super::configuration::Files;
 use super::files::{Plan, PlannedFile, component};
 use super::layout::Layout;
 use crate::error::{Error, Kind, Result};
@@ -116,6 +115,11 @@ impl Walk<'_> {
     }
 }
 
+/// Whether a file of the data directory is one that a restore makes, or leaves out.
+pub fn is_own(name: &str) -> bool {
+    name == CONTROL_FILE || OWN_FILES.contains(&name) || OF_RECOVERY.contains(&name)
+}
+
 /// Reads a small file of a backup, and verifies it.
 pub fn read_small(reader: &Reader, name: &str, file: &tree::File) -> Result<Vec<u8>> {
     let bytes = reader.bytes(ChunkKind::Data, &file.content, MAX_SMALL_FILE)?;
@@ -139,15 +143,25 @@ impl<'a> PlannedFiles<'a> {
         let names = plan.files.iter().map(|planned| (planned.name.as_slice(), &planned.file));
         PlannedFiles { reader, by_name: names.collect() }
     }
-}
 
-impl Files for PlannedFiles<'_> {
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name.as_bytes())
+    }
+
+    /// Its permission bits.
+    pub fn mode(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name.as_bytes()).map(|file| file.mode)
+    }
+
+    /// The content of a file, by its path within the data directory.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let file = self.by_name.get(name.as_bytes());
         file.map(|file| read_small(self.reader, name, file)).transpose()
     }
 
-    fn list(&self, directory: &str) -> Option<Vec<String>> {
+    /// The names of the files directly in a directory, sorted; nothing if there is none.
+    pub fn list(&self, directory: &str) -> Option<Vec<String>> {
         let prefix = [directory.as_bytes(), b"/"].concat();
         let from_it = self.by_name.range(prefix.as_slice()..);
         let inside = from_it.map_while(|(name, _)| name.strip_prefix(prefix.as_slice()));

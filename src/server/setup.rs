@@ -9,7 +9,9 @@ use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::ConnInfo;
 use crate::postgres::conninfo::{Address, SslMode};
-use crate::postgres::sql::{GRANTS, SqlConnection, quote_identifier};
+use crate::postgres::sql::{
+    FILES, GRANTS, HBA_RULES, IDENT_MAPPINGS, SqlConnection, quote_identifier,
+};
 use crate::server::connect;
 
 /// The oldest version that can be backed up.
@@ -135,6 +137,18 @@ fn grants(out: &mut String, role: &str) -> std::fmt::Result {
     for grant in GRANTS {
         writeln!(out, "-- {}", grant.reason)?;
         writeln!(out, "{};", grant.statement(role))?;
+    }
+    writeln!(out, "-- {}", HBA_RULES[0].reason)?;
+    for grant in HBA_RULES.iter().chain(&IDENT_MAPPINGS) {
+        writeln!(out, "{};", grant.statement(role))?;
+    }
+    writeln!(out, "-- Not granted by this script: {}, and not", FILES[0].reason)?;
+    writeln!(
+        out,
+        "-- what the server shows of them. The role can read every file then that the server can read:"
+    )?;
+    for grant in FILES {
+        writeln!(out, "--   {};", grant.statement(role))?;
     }
     writeln!(out)
 }

@@ -96,7 +96,7 @@ fn the_server_tells_what_it_runs_on() {
         assert!(database(&seen, "german")["extensions"].is_null());
         assert_eq!(database(&seen, "german")["locale"], "de");
         assert!(database(&seen, "postgres")["extensions"]["plpgsql"].is_string(), "{seen}");
-        let refused = cluster.log().matches("FATAL:").count();
+        let refused = cluster.log().matches("FATAL:  pg_hba.conf rejects").count();
         assert_eq!(refused, 1, "{}", cluster.log());
         cluster.stop(Shutdown::Fast);
     }

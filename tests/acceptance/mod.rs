@@ -2,6 +2,7 @@
 
 mod archive;
 mod clocks;
+mod configuration;
 mod deleting;
 mod encrypted;
 mod facts;

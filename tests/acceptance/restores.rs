@@ -92,12 +92,14 @@ fn settings_of_another_life_do_not_count(version: u32) {
         "standby.signal is left out",
         "recovery.conf is left out",
         "conf.d/1.conf: primary_conninfo is",
+        "postgresql.conf: data_directory is commented out",
+        &format!("hba_file = '{}/pg_hba.conf' instead of", destination.display()),
     ] {
         assert!(changes.contains(words), "{words}: {changes}");
     }
     assert!(!changes.contains("secret"), "{changes}");
     let warnings = texts(&said, "warnings");
-    for words in ["hba_file", "data_directory", "shared_preload_libraries", ": no_such_library"] {
+    for words in ["shared_preload_libraries", ": no_such_library"] {
         assert!(warnings.contains(words), "{words}: {warnings}");
     }
     let mut server =
@@ -111,6 +113,8 @@ fn settings_of_another_life_do_not_count(version: u32) {
         assert_ne!(server.psql(&format!("SHOW {name}")), value, "{name}");
     }
     assert_eq!(server.psql("SHOW archive_command"), "false");
+    let hba = destination.join("pg_hba.conf");
+    assert_eq!(server.psql("SHOW hba_file"), hba.to_str().unwrap());
     // What was seen is not overridden: a user may set it again in postgresql.conf.
     assert_eq!(
         server.psql("SELECT source FROM pg_settings WHERE name = 'primary_conninfo'"),

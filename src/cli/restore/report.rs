@@ -200,14 +200,20 @@ fn start_command(prepared: &Prepared, environment: Option<&RepositorySettings>) 
     if let (WalSource::Command(_), Some(settings)) = (&prepared.request.wal, environment) {
         command.push_str(&format!("env {}", variables(settings)));
     }
-    let destination = shell_word(&prepared.request.destination);
-    command.push_str(&format!("{} -D {destination} ", shell_word(program)));
-    if !prepared.has_configuration {
+    let directory = &prepared.request.destination;
+    command.push_str(&format!("{} -D {} ", shell_word(program), shell_word(directory)));
+    match &prepared.main {
+        Some(path) if *path == directory.join("postgresql.conf") => {}
+        Some(path) => {
+            // pg_ctl hands this to a shell once more.
+            let option = format!("-c config_file={}", shell_word(path));
+            command.push_str(&format!("-o {} ", shell_word(Path::new(&option))));
+        }
         // A postgresql.conf of Debian's names the data directory of the server that was backed up.
-        let directory = prepared.request.destination.display();
-        command.push_str(&format!(
-            "-o '-c config_file=/its/postgresql.conf -c data_directory={directory}' "
-        ));
+        None => command.push_str(&format!(
+            "-o '-c config_file=/its/postgresql.conf -c data_directory={}' ",
+            directory.display()
+        )),
     }
     command.push_str("start");
     if prepared.programs.is_none() {

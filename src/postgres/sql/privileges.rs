@@ -15,6 +15,7 @@ pub struct Grant {
 enum Granted {
     Role(&'static str),
     Function(&'static str),
+    View(&'static str),
 }
 
 /// All that the role of a connection for SQL needs beside connecting, the same in all versions from 15 on.
@@ -38,6 +39,35 @@ pub const GRANTS: [Grant; 4] = [
     },
 ];
 
+/// What lets the role see the rules of pg_hba.conf, which a backup keeps where it may not read the file.
+pub const HBA_RULES: [Grant; 2] = [
+    Grant { what: Granted::View("pg_catalog.pg_hba_file_rules"), reason: FOR_RULES },
+    Grant { what: Granted::Function("pg_catalog.pg_hba_file_rules()"), reason: FOR_RULES },
+];
+
+/// The same for pg_ident.conf.
+pub const IDENT_MAPPINGS: [Grant; 2] = [
+    Grant { what: Granted::View("pg_catalog.pg_ident_file_mappings"), reason: FOR_RULES },
+    Grant { what: Granted::Function("pg_catalog.pg_ident_file_mappings()"), reason: FOR_RULES },
+];
+
+const FOR_RULES: &str = "to keep who may connect, where pg_hba.conf is not in the data directory";
+
+/// What lets the role read configuration files outside the data directory.
+pub const FILES: [Grant; 3] = [
+    Grant { what: Granted::Role("pg_read_server_files"), reason: FOR_FILES },
+    Grant {
+        what: Granted::Function("pg_catalog.pg_read_binary_file(text,bigint,bigint,boolean)"),
+        reason: FOR_FILES,
+    },
+    Grant {
+        what: Granted::Function("pg_catalog.pg_ls_dir(text,boolean,boolean)"),
+        reason: FOR_FILES,
+    },
+];
+
+const FOR_FILES: &str = "to keep configuration files outside the data directory as they are";
+
 impl Grant {
     /// The statement that gives it to `role`.
     pub fn statement(&self, role: &str) -> String {
@@ -47,6 +77,7 @@ impl Grant {
             Granted::Function(function) => {
                 format!("GRANT EXECUTE ON FUNCTION {function} TO {role}")
             }
+            Granted::View(view) => format!("GRANT SELECT ON {view} TO {role}"),
         }
     }
 }
@@ -92,22 +123,37 @@ impl SqlConnection {
         let (role, superuser): (String, bool) = (get(&row, 0)?, get(&row, 2)?);
         let mut missing = Vec::new();
         for grant in GRANTS.iter().filter(|_| !superuser) {
-            let has: bool = match grant.what {
-                Granted::Role(granted) => {
-                    let sql = "SELECT pg_has_role(current_user, $1::text::name, 'USAGE')";
-                    self.value(sql, &[&granted]).await?
-                }
-                Granted::Function(function) => {
-                    let sql = "SELECT has_function_privilege(current_user, $1::text, 'EXECUTE')";
-                    self.value(sql, &[&function]).await?
-                }
-            };
-            if !has {
+            if !self.has(grant).await? {
                 missing.push(grant.statement(&role));
             }
         }
         let (database, replication) = (get(&row, 1)?, get(&row, 3)?);
         Ok(Privileges { role, database, superuser, replication, missing })
+    }
+
+    /// Whether the role has all of these. To try instead would leave an error in the server's log.
+    pub async fn has_all(&self, grants: &[Grant]) -> Result<bool, Error> {
+        for grant in grants {
+            if !self.has(grant).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn has(&self, grant: &Grant) -> Result<bool, Error> {
+        let (sql, what) = match grant.what {
+            Granted::Role(role) => {
+                ("SELECT pg_has_role(current_user, $1::text::name, 'USAGE')", role)
+            }
+            Granted::Function(function) => {
+                ("SELECT has_function_privilege(current_user, $1::text, 'EXECUTE')", function)
+            }
+            Granted::View(view) => {
+                ("SELECT has_table_privilege(current_user, $1::text, 'SELECT')", view)
+            }
+        };
+        self.value(sql, &[&what]).await
     }
 }
 

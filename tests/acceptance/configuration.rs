@@ -1,0 +1,353 @@
+//! Configuration outside the data directory comes back with it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::facts::as_role;
+use crate::support::account::{self, is_root, write_file};
+use crate::support::cluster::pg_verifybackup;
+use crate::support::process::{self, run};
+use crate::support::{Barman, Cluster, Shutdown};
+
+/// Moves the configuration of a new cluster to `etc/main` beside its data directory, as Debian has it,
+/// with more files that it includes.
+#[expect(clippy::disallowed_methods, reason = "what a test moves need not be durable")]
+fn move_out(cluster: &Cluster) -> PathBuf {
+    let etc = cluster.directory().join("etc");
+    let main = etc.join("main");
+    for directory in [etc.clone(), main.clone(), main.join("conf.d"), etc.join("empty.d")] {
+        account::make_dir(&directory);
+    }
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        fs::rename(cluster.data().join(name), main.join(name)).unwrap();
+    }
+    let conf = fs::read_to_string(main.join("postgresql.conf")).unwrap();
+    let (data, main_shown) = (cluster.data().display(), main.display());
+    let more = format!(
+        "data_directory = '{data}'\nhba_file = '{main_shown}/pg_hba.conf'\n\
+         ident_file = '{main_shown}/pg_ident.conf'\ninclude_dir = 'conf.d'\n\
+         search_path = '\"$user\", public, \"More\"'\nprimary_conninfo = 'password=secret'\n\
+         include_dir = '{etc}/empty.d'\ninclude '../shared.conf'\n",
+        etc = etc.display()
+    );
+    write_file(&main.join("postgresql.conf"), &(conf + &more));
+    write_file(&main.join("conf.d/memory.conf"), "work_mem = 5MB\ncluster_name = 'it''s out'\n");
+    write_file(&main.join("conf.d/unused.conf"), "# work_mem = 6MB\n");
+    write_file(&etc.join("shared.conf"), "maintenance_work_mem = '77MB'\n");
+    write_file(&main.join("admins"), "postgres\n");
+    let hba = fs::read_to_string(main.join("pg_hba.conf")).unwrap();
+    write_file(&main.join("pg_hba.conf"), &format!("local all @admins trust\n{hba}"));
+    main
+}
+
+fn configured_outside(version: u32) -> (Cluster, Barman, PathBuf) {
+    let cluster = Cluster::builder(version).initdb("--wal-segsize=1").create();
+    let main = move_out(&cluster);
+    let conf = main.join("postgresql.conf");
+    let mut cluster = cluster.option("config_file", conf.to_str().unwrap());
+    cluster.start();
+    cluster.psql("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 1000) n");
+    let barman = Barman::initialised();
+    barman.server("main", &cluster, "immediate_checkpoint = true\n");
+    barman.archive_from("main", &mut cluster);
+    (cluster, barman, main)
+}
+
+/// Starts a restored server with the restored configuration, and compares.
+#[track_caller]
+fn starts(data: &Path, conf: &Path, cluster: &Cluster) {
+    let mut server = Cluster::on(cluster.version(), data)
+        .option("archive_mode", "off")
+        .option("config_file", conf.join("postgresql.conf").to_str().unwrap());
+    server.start();
+    server.wait_for_recovery_end();
+    assert_eq!(server.table_checksum("t"), cluster.table_checksum("t"));
+    for name in ["work_mem", "maintenance_work_mem", "cluster_name", "search_path"] {
+        let show = format!("SHOW {name}");
+        assert_eq!(server.psql(&show), cluster.psql(&show), "{name}");
+    }
+    assert_eq!(server.psql("SHOW data_directory"), data.to_str().unwrap());
+    server.stop(Shutdown::Fast);
+}
+
+#[test]
+fn files_outside_are_restored_and_adapted() {
+    let (mut cluster, barman, main) = configured_outside(17);
+    let made = barman.ok(&["backup", "main", "--wait"]);
+    assert_eq!(made.stderr, "");
+    let listed = barman.ok(&["list-files", "main", "latest"]).stdout;
+    assert!(listed.contains(&format!("{}/conf.d/memory.conf\n", main.display())), "{listed}");
+    assert!(!listed.lines().any(|line| line == "postgresql.conf"), "{listed}");
+    barman.ok(&["verify-backup", "main", "latest"]);
+    let shown = barman.ok(&["show-backup", "main", "latest"]).stdout;
+    for file in ["postgresql.conf", "pg_hba.conf", "conf.d/memory.conf", "admins"] {
+        assert!(shown.contains(main.join(file).to_str().unwrap()), "{file}: {shown}");
+    }
+    let seen = barman.json(&["show-backup", "main", "latest"]);
+    let seen = &seen["main"]["configuration_information"];
+    assert_eq!(seen["hba_file"], main.join("pg_hba.conf").to_str().unwrap());
+    assert_eq!(seen["unread_files"], serde_json::json!([]));
+
+    let (data, conf) = (barman.path("restored"), barman.path("etc/new/main"));
+    let [to, conf_to] = [&data, &conf].map(|path| path.to_str().unwrap());
+    let args = ["restore", "main", "latest", to, "--config-dir", conf_to];
+    // Without a directory for it, the restore says what there is, and how to have it.
+    let without = barman.ok(&args[..4]);
+    assert!(without.stderr.contains(main.join("pg_hba.conf").to_str().unwrap()), "{without}");
+    let command = format!(" {to} --config-dir /an/empty/directory");
+    assert!(without.stderr.contains(&command), "{without}");
+    assert!(without.stdout.contains("-c config_file=/its/postgresql.conf"), "{without}");
+    fs::remove_dir_all(&data).unwrap();
+    // What cannot be is refused before anything is written.
+    for (wrong, why) in
+        [(data.join("conf"), "inside the data directory"), (main.clone(), "is not empty")]
+    {
+        let refused = barman.run(&[&args[..5], &[wrong.to_str().unwrap()]].concat());
+        assert_eq!(refused.status, 1, "{refused}");
+        assert!(refused.stderr.contains(why), "{refused}");
+        assert!(!data.exists());
+    }
+    let planned = barman.ok(&[&args[..], &["--dry-run"]].concat());
+    let to_be = format!("conf.d/memory.conf is in {conf_to}/conf.d/memory.conf");
+    assert!(planned.stdout.contains(&to_be), "{planned}");
+    assert!(planned.stdout.contains("the directory for configuration in"), "{planned}");
+    assert!(!data.exists() && !barman.path("etc").exists());
+
+    for way in ["here", "by an agent"] {
+        let agent = format!("{} agent #", barman.binary().display());
+        let remote = ["--remote-ssh-command", agent.as_str()];
+        let remote = if way == "here" { &[][..] } else { &remote[..] };
+        let restored = barman.ok(&[&args[..], remote].concat());
+        assert_eq!(restored.stderr, "", "{way}");
+        let option = format!("-o '-c config_file={conf_to}/postgresql.conf' start");
+        assert!(restored.stdout.contains(&option), "{restored}");
+        pg_verifybackup(17, &data, &[]);
+        let original = fs::read(main.join("postgresql.conf")).unwrap();
+        assert!(fs::read(conf.join("postgresql.conf.origin")).unwrap() == original);
+        assert_eq!(fs::read_to_string(conf.join("admins")).unwrap(), "postgres\n");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&conf.join("postgresql.conf")), 0o600);
+        assert_eq!(mode(&conf.join("conf.d")), 0o755);
+        // Nothing was left unseen: what must not count is a comment, and can be set again.
+        let auto = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
+        assert!(!auto.contains("primary_conninfo"), "{auto}");
+        starts(&data, &conf, &cluster);
+        fs::remove_dir_all(&data).unwrap();
+        fs::remove_dir_all(&conf).unwrap();
+    }
+    cluster.stop(Shutdown::Fast);
+}
+
+#[test]
+fn the_grants_decide_what_is_kept() {
+    for version in [15, 18] {
+        let (mut cluster, barman, main) = configured_outside(version);
+        as_role(&barman, &cluster);
+        let script = barman.ok(&["setup-sql", "main"]).stdout;
+        assert!(cluster.try_psql("postgres", &script).success(), "{script}");
+        let (data, conf) = (barman.path("restored"), barman.path("conf"));
+        let [to, conf_to] = [&data, &conf].map(|path| path.to_str().unwrap());
+        let restored = || {
+            let _ = (fs::remove_dir_all(&data), fs::remove_dir_all(&conf));
+            barman.ok(&["restore", "main", "latest", to, "--config-dir", conf_to])
+        };
+        let restored_hba = || fs::read_to_string(conf.join("pg_hba.conf")).unwrap();
+
+        // What the script grants: files are made of what the server shows, and that is told.
+        let made = barman.ok(&["backup", "main", "--wait"]);
+        let hba = main.join("pg_hba.conf");
+        assert!(made.stderr.contains(hba.to_str().unwrap()), "{made}");
+        assert!(made.stderr.contains("barman setup-sql main"), "{made}");
+        assert_eq!(cluster.log().matches("ERROR:").count(), 0, "{}", cluster.log());
+        let seen = barman.json(&["show-backup", "main", "latest"]);
+        let unread = &seen["main"]["configuration_information"]["unread_files"];
+        assert_eq!(unread.as_array().unwrap().len(), 5, "{unread}");
+        let told = restored();
+        assert!(told.stderr.contains("look through it before the start"), "{told}");
+        let rules = restored_hba();
+        assert!(rules.contains("\nlocal all postgres trust\n"), "{rules}");
+        assert!(rules.contains("\nhost all all 127.0.0.1 255.255.255.255 trust\n"), "{rules}");
+        starts(&data, &conf, &cluster);
+
+        // Less than that: nobody is let in who was not before, and the server starts.
+        cluster.psql("REVOKE SELECT ON pg_hba_file_rules FROM barman");
+        barman.ok(&["check", "main"]);
+        barman.ok(&["backup", "main", "--wait"]);
+        let told = restored();
+        assert!(told.stderr.contains("lets only users"), "{told}");
+        assert!(restored_hba().contains("\nlocal all all peer\n"));
+        // More: the files themselves.
+        let more: Vec<&str> =
+            script.lines().filter_map(|it| it.strip_prefix("--   GRANT ")).collect();
+        assert_eq!(more.len(), 3, "{script}");
+        for granted in more {
+            cluster.psql(&format!("GRANT {granted}"));
+        }
+        let made = barman.ok(&["backup", "main", "--wait"]);
+        assert_eq!(made.stderr, "");
+        let told = restored();
+        assert_eq!(told.stderr, "");
+        assert!(restored_hba().as_bytes() == fs::read(&hba).unwrap());
+        assert!(conf.join("conf.d/unused.conf").exists());
+        starts(&data, &conf, &cluster);
+        assert_eq!(cluster.log().matches("ERROR:").count(), 0, "{}", cluster.log());
+        cluster.stop(Shutdown::Fast);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_does_not_hold_up_a_backup() {
+    let (mut cluster, barman, main) = configured_outside(17);
+    let etc = main.parent().unwrap();
+    // The server has read its configuration. What is there now, it would not start with.
+    let mut conf = fs::read_to_string(main.join("postgresql.conf")).unwrap();
+    conf.push_str("include 'postgresql.conf'\ninclude 'huge.conf'\ninclude '/dev/zero'\n");
+    conf.push_str("include_dir '/'\ninclude '../../../../../../../../no/such/file'\n");
+    conf.push_str(&format!(
+        "include '{}'\ninclude 'binary'\ninclude 'conf.d'\n",
+        "x".repeat(100_000)
+    ));
+    write_file(&main.join("postgresql.conf"), &conf);
+    write_file(&main.join("huge.conf"), &"# nothing\n".repeat(200_000));
+    fs::write(main.join("binary"), b"include '\xff\xfe'\n\0\0 = \x01'\n").unwrap();
+    account::hand_over(&main.join("binary"));
+    let made = barman.ok(&["backup", "main", "--wait"]);
+    for unread in ["huge.conf", "/dev/zero", "conf.d"] {
+        assert!(made.stderr.contains(unread), "{unread}: {made}");
+    }
+    let (data, conf) = (barman.path("restored"), barman.path("conf"));
+    let [to, conf_to] = [&data, &conf].map(|path| path.to_str().unwrap());
+    barman.ok(&["restore", "main", "latest", to, "--config-dir", conf_to]);
+    assert!(fs::read(conf.join("binary")).unwrap() == fs::read(main.join("binary")).unwrap());
+
+    // A file that answers never: what was read until then is kept.
+    let pipe = etc.join("pipe");
+    let mut mkfifo = Command::new("mkfifo");
+    mkfifo.arg(&pipe);
+    run(mkfifo).expect_success();
+    account::hand_over(&pipe);
+    write_file(&main.join("postgresql.conf"), "include '../pipe'\n");
+    let made = barman.ok(&["backup", "main", "--wait"]);
+    assert!(made.stderr.contains("it took too long"), "{made}");
+    let seen = barman.json(&["show-backup", "main", "latest"]);
+    let unread = &seen["main"]["configuration_information"]["unread_files"];
+    let unread: Vec<String> = serde_json::from_value(unread.clone()).unwrap();
+    assert!(unread.contains(&pipe.display().to_string()), "{unread:?}");
+    assert!(!unread.iter().any(|path| path.ends_with("pg_hba.conf")), "{unread:?}");
+    // That session of the server waits for it still.
+    fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    cluster.stop(Shutdown::Fast);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "what a test moves need not be durable")]
+fn files_that_the_data_directory_links_to_come_back_into_it() {
+    let mut cluster = Cluster::builder(17).initdb("--wal-segsize=1").create();
+    let (data, elsewhere) = (cluster.data().to_owned(), cluster.directory().join("linked"));
+    account::make_dir(&elsewhere);
+    let conf = fs::read_to_string(data.join("postgresql.conf")).unwrap();
+    write_file(&data.join("postgresql.conf"), &(conf + "include_dir = 'conf.d'\n"));
+    account::make_dir(&data.join("conf.d"));
+    write_file(&data.join("conf.d/memory.conf"), "work_mem = 5MB\n");
+    for name in ["postgresql.conf", "conf.d"] {
+        fs::rename(data.join(name), elsewhere.join(name)).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join(name), data.join(name)).unwrap();
+    }
+    cluster.start();
+    cluster.psql("CREATE TABLE t AS SELECT 1 AS one");
+    let barman = Barman::initialised();
+    barman.server("main", &cluster, "immediate_checkpoint = true\n");
+    barman.archive_from("main", &mut cluster);
+    barman.ok(&["backup", "main", "--wait"]);
+    let restored = barman.path("restored");
+    let told = barman.ok(&["restore", "main", "latest", restored.to_str().unwrap()]);
+    assert_eq!(told.stderr, "");
+    for name in ["postgresql.conf", "conf.d/memory.conf"] {
+        let [was, is] = [&data, &restored].map(|at| fs::read(at.join(name)).unwrap());
+        assert!(was == is, "{name}");
+    }
+    pg_verifybackup(17, &restored, &[]);
+    let mut server = Cluster::on(17, &restored).option("archive_mode", "off");
+    server.start();
+    server.wait_for_recovery_end();
+    assert_eq!(server.table_checksum("t"), cluster.table_checksum("t"));
+    assert_eq!(server.psql("SHOW work_mem"), "5MB");
+    server.stop(Shutdown::Fast);
+    cluster.stop(Shutdown::Fast);
+}
+
+/// A cluster of Debian's own tools, removed when dropped.
+struct DebianCluster(String);
+
+impl DebianCluster {
+    fn tool(&self, tool: &str, more: &[&str]) -> process::Output {
+        let mut command = Command::new(tool);
+        command.args(["15", &self.0]).args(more).current_dir("/").env("LC_ALL", "C.UTF-8");
+        run(command)
+    }
+
+    fn psql(&self, sql: &str) -> String {
+        let mut command = Command::new("psql");
+        account::prepare(&mut command, Path::new("/tmp"));
+        command.args(["--cluster", &format!("15/{}", self.0), "-XAtc", sql, "postgres"]);
+        run(command).expect_success().stdout.trim().to_owned()
+    }
+}
+
+impl Drop for DebianCluster {
+    fn drop(&mut self) {
+        self.tool("pg_dropcluster", &["--stop"]);
+        let _ = fs::remove_dir_all(format!("/etc/postgresql/15/{}", self.0));
+    }
+}
+
+#[test]
+fn a_cluster_of_debian_comes_back_to_an_empty_host() {
+    if !is_root() {
+        // Debian's tools make clusters as root only; the layout by hand is tested above.
+        return;
+    }
+    let name = format!("bm{}", std::process::id());
+    let debian = DebianCluster(name.clone());
+    let created = Command::new("pg_createcluster")
+        .args(["15", &name, "--start-conf=manual", "--", "--no-sync", "--wal-segsize=1"])
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    let etc = PathBuf::from(format!("/etc/postgresql/15/{name}"));
+    let data = format!("/var/lib/postgresql/15/{name}");
+    let barman = Barman::initialised();
+    let archive = barman.archive_command("main").replace('\'', "''");
+    let extra = format!("archive_mode = on\narchive_command = '{archive}'\nwork_mem = '7MB'\n");
+    fs::write(etc.join("conf.d/extra.conf"), extra).unwrap();
+    debian.tool("pg_ctlcluster", &["start"]).expect_success();
+    debian.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    let port = debian.psql("SHOW port");
+    let conninfo = format!("host=/var/run/postgresql port={port} user=postgres dbname=postgres");
+    write_file(
+        &barman.path("servers.d/main.conf"),
+        &format!(
+            "[main]\nconninfo = {conninfo}\nstreaming_conninfo = {conninfo}\nimmediate_checkpoint = true\n"
+        ),
+    );
+    barman.ok(&["backup", "main", "--wait"]);
+    // The host is gone, as far as this cluster goes: its tools leave files that they do not know.
+    debian.tool("pg_dropcluster", &["--stop"]).expect_success();
+    for path in [etc.as_path(), Path::new(&data)].into_iter().filter(|path| path.exists()) {
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    // As root, as on a new host; files are given to the user postgres.
+    let mut restore = Command::new(barman.binary());
+    restore.arg("-c").arg(barman.config()).args(["restore", "main", "latest", &data]);
+    restore.args(["--config-dir", etc.to_str().unwrap()]).env("TZ", "UTC");
+    run(restore).expect_success();
+    debian.tool("pg_ctlcluster", &["start"]).expect_success();
+    process::wait_until(process::TIME_LIMIT, || debian.psql("SELECT pg_is_in_recovery()") == "f");
+    assert_eq!(debian.psql("SELECT count(*) FROM t"), "1000");
+    assert_eq!(debian.psql("SHOW work_mem"), "7MB");
+    assert_eq!(debian.psql("SHOW data_directory"), data);
+}
