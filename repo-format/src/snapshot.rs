@@ -115,7 +115,7 @@ pub struct ConfigFiles {
     pub hba: String,
     /// `ident_file`.
     pub ident: String,
-    /// Files that `config_file` includes.
+    /// Files that these include.
     pub included: Vec<String>,
 }
 

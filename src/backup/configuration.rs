@@ -13,6 +13,7 @@ use repo_format::keys::NamingKeys;
 use repo_format::limits::MAX_UNREAD;
 use repo_format::snapshot::{ConfigFiles, Configuration};
 use repo_format::tree::File;
+use zeroize::Zeroizing;
 
 use super::shown::Shown;
 use super::tree::TreeBuilder;
@@ -46,17 +47,17 @@ const ALL: Duration = Duration::from_secs(10);
 /// What Debian keeps beside `postgresql.conf` for its own tools.
 const BESIDE: [&str; 3] = ["environment", "pg_ctl.conf", "start.conf"];
 
-/// A server's configuration, as it was before the copy.
-#[derive(Debug, Default)]
+/// A server's configuration, as it was before the copy. It may hold passwords, and is never shown.
+#[derive(Default)]
 pub struct Found {
     data_directory: String,
     known: Option<ConfigFiles>,
     /// Content by path.
-    files: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// Directories that are included.
     directories: BTreeSet<String>,
     /// What Debian has beside, by path.
-    beside: BTreeMap<String, Vec<u8>>,
+    beside: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// What the server has, and was not read.
     unread: BTreeSet<String>,
     /// What it shows of that.
@@ -166,9 +167,9 @@ impl Found {
         &mut self,
         sql: &SqlConnection,
         path: &str,
-    ) -> Result<Option<Vec<u8>>, Error> {
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         match sql.read_file(path, MAX_FILE as i64 + 1).await {
-            Ok(Some(content)) if content.len() <= MAX_FILE => Ok(Some(content)),
+            Ok(Some(content)) if content.len() <= MAX_FILE => Ok(Some(Zeroizing::new(content))),
             Ok(Some(_)) => {
                 tracing::warn!("{path} is not backed up: it has more than {MAX_FILE} bytes");
                 Ok(None)

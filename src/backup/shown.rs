@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use repo_format::snapshot::ConfigFiles;
+use zeroize::Zeroizing;
 
 use crate::postgres::sql::{FileSetting, HbaRule, IdentMapping};
 use crate::postgres::{authentication_file, configuration_file};
@@ -14,8 +15,8 @@ const MADE: &str =
 /// What says where files are; it is decided by the restore.
 const PLACES: [&str; 4] = ["config_file", "data_directory", "hba_file", "ident_file"];
 
-/// What a server shows of its configuration.
-#[derive(Debug, Default)]
+/// What a server shows of its configuration. It may hold passwords, and is never shown itself.
+#[derive(Default)]
 pub struct Shown {
     /// The settings that count.
     pub settings: Vec<FileSetting>,
@@ -31,7 +32,7 @@ impl Shown {
         &self,
         known: &ConfigFiles,
         unread: &BTreeSet<String>,
-    ) -> BTreeMap<String, Vec<u8>> {
+    ) -> BTreeMap<String, Zeroizing<Vec<u8>>> {
         let mut files: BTreeMap<String, String> = BTreeMap::new();
         let mut put = |path: &String, line: &str| {
             files.entry(path.clone()).or_insert_with(|| MADE.to_owned()).push_str(line);
@@ -57,7 +58,8 @@ impl Shown {
             put(&known.ident, "");
             mappings.iter().for_each(|mapping| put(&known.ident, &mapping_line(mapping)));
         }
-        files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect()
+        let bytes = |text: String| Zeroizing::new(text.into_bytes());
+        files.into_iter().map(|(path, text)| (path, bytes(text))).collect()
     }
 }
 
@@ -123,7 +125,7 @@ mod tests {
         let text = |unread: &[&str], path: &str| {
             let unread = unread.iter().map(|path| (*path).to_owned()).collect();
             let files = shown.files(&known, &unread);
-            files.get(path).map(|text| String::from_utf8(text.clone()).unwrap())
+            files.get(path).map(|text| String::from_utf8(text.to_vec()).unwrap())
         };
         let all = ["/etc/main", "/etc/more", "/etc/hba", "/etc/ident"];
         let main = text(&all, "/etc/main").unwrap();

@@ -37,7 +37,7 @@ use report::Done;
 /// of PostgreSQL here, and whether the archive reaches the target; --dry-run stops after that.
 ///
 /// Settings of earlier recoveries, of replication and of archiving are commented out wherever PostgreSQL
-/// would read them within the data directory, and the files as they were are kept as NAME.origin. What
+/// would read them in what is restored, and the files as they were are kept as NAME.origin. What
 /// may be set elsewhere is overridden in postgresql.auto.conf. A restored server neither archives nor
 /// follows another one until it is told to.
 #[derive(Debug, clap::Args)]
@@ -107,6 +107,9 @@ pub struct Args {
     /// Write configuration files that were outside the data directory here, adapted; an empty directory
     #[arg(long, value_name = "DIRECTORY", value_parser = absolute)]
     pub config_dir: Option<PathBuf>,
+    /// Write nothing but these: the data directory has been restored to the destination already
+    #[arg(long, requires = "config_dir")]
+    pub config_only: bool,
     /// Use so many workers. Overrides parallel_jobs
     #[arg(short, long, value_name = "NJOBS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub jobs: Option<u32>,
@@ -270,6 +273,7 @@ const EXAMPLES: &str = "EXAMPLES:
   barman restore main latest /srv/pg
   barman restore main auto /srv/pg --target-time '2026-01-01 12:00:00+01' --target-action promote
   barman restore main latest /srv/pg --tablespace fast:/nvme/fast --get-wal
+  barman restore main latest /var/lib/postgresql/17/main --config-dir /etc/postgresql/17/main
   barman restore main latest /srv/pg --dry-run";
 
 /// Runs the command.
@@ -308,6 +312,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         wal: args.wal_source(&server, session)?,
         settings_file: args.recovery_conf_filename.clone(),
         config_dir: args.config_dir.clone(),
+        config_only: args.config_only,
         any_version: args.any_version,
         threads: server.workers(args.jobs),
     };

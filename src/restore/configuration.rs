@@ -140,7 +140,11 @@ impl<'a> Configuration<'a> {
         let own_file = self.places.original(&request.settings_file);
         let guards = settings::guards(request, self.is_complete);
         let (recovery, places) = (settings::recovery(request), self.own_places());
+        let is_written = |name: &str| !request.config_only || name.starts_with('/');
         for (path, ReadFile { name, content: original, mode }) in &self.files {
+            if !is_written(name) {
+                continue;
+            }
             let decide = |setting: &Setting| self.edit(path, setting, request);
             let (mut content, edits) = configuration_file::edit(original, decide);
             let told: BTreeSet<String> =

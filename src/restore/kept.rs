@@ -25,14 +25,13 @@ const CLOSED_HBA: &str = "# Made by barman: the server's own file could not be r
      # Users of this host may connect as the role of their name.\nlocal all all peer\n";
 
 /// The configuration that the data directory did not have, by the paths that it had on the server.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Kept {
     files: BTreeMap<String, Stored>,
     directories: BTreeSet<String>,
     unread: Vec<String>,
 }
 
-#[derive(Debug)]
 struct Stored {
     content: Vec<u8>,
     mode: u32,
@@ -114,6 +113,11 @@ impl Kept {
         Ok(all.into_iter().collect())
     }
 
+    /// Whether there is any that was outside the data directory.
+    pub fn has_outside(&self, places: &Places) -> bool {
+        self.files.keys().any(|path| places.is_outside(path))
+    }
+
     /// Whether a directory holds nothing: it is there because something includes it.
     fn is_empty_directory(&self, directory: &str) -> bool {
         let inside = format!("{directory}/");
@@ -188,8 +192,9 @@ impl Kept {
             }
         } else if !outside.is_empty() {
             rewritten.warnings.push(format!(
-                "configuration was outside the data directory, and is not restored: {}. To have it too, \
-                 restore with: barman restore {} {} {} --config-dir /an/empty/directory",
+                "configuration was outside the data directory, and is not restored without --config-dir: \
+                 {}. It is still to be had by: barman restore {} {} {} --config-dir /an/empty/directory \
+                 --config-only",
                 outside.join(", "),
                 snapshot.server,
                 snapshot.backup_id,

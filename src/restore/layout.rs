@@ -124,6 +124,12 @@ impl Layout {
             let elsewhere = "name another directory with --config-dir, or leave it out".to_owned();
             parts.push(part("the directory for configuration".to_owned(), path, elsewhere)?);
         }
+        if request.config_only {
+            // What it would overlap is there, and stays as it is.
+            refuse_overlap(&parts)?;
+            parts.drain(..parts.len() - 1);
+            tablespaces.clear();
+        }
         parts.iter().try_for_each(Part::check)?;
         refuse_overlap(&parts)?;
         Ok(Layout { destination, tablespaces, wal: request.wal_directory.clone(), parts })

@@ -64,6 +64,8 @@ pub struct Request {
     /// The directory that gets configuration files which were outside the data directory: empty, or not
     /// there.
     pub config_dir: Option<PathBuf>,
+    /// Whether nothing else is written: the data directory is restored already.
+    pub config_only: bool,
     /// Whether a host without the right version of PostgreSQL will do.
     pub any_version: bool,
     /// Threads that decompress.
@@ -84,6 +86,7 @@ impl Request {
             wal: WalSource::Copied,
             settings_file: settings::AUTO.to_owned(),
             config_dir: None,
+            config_only: false,
             any_version: false,
             threads: 1,
         }

@@ -23,7 +23,7 @@ use super::tree::{PlannedFiles, Tree, read_small};
 use super::wal_plan::WalPlan;
 use super::{Request, Restored};
 use crate::blocking::blocking;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::postgres::backup_label::{MappedTablespace, format_tablespace_map};
 use crate::postgres::control_file::CONTROL_FILE;
 use crate::progress::Progress;
@@ -103,7 +103,11 @@ impl Prepared {
         };
         let (request, mut layout, owner, host) = blocking(look).await?;
         let mut warnings = host.compare(snapshot, request.any_version)?;
-        let path = match reach::path(repository, snapshot, &request.target, progress).await {
+        let reached = match request.config_only {
+            true => Ok(None),
+            false => reach::path(repository, snapshot, &request.target, progress).await.map(Some),
+        };
+        let path = match reached {
             // A standby goes on asking for WAL that comes later.
             Err(error)
                 if request.standby
@@ -113,7 +117,7 @@ impl Prepared {
                 warnings.push(error.to_string());
                 None
             }
-            path => Some(path?),
+            path => path?,
         };
         let wal = path.as_ref().map(|path| WalPlan::along(path, snapshot, &request, &mut layout));
         let wal = wal.transpose()?.unwrap_or_default();
@@ -155,7 +159,9 @@ impl Prepared {
             index,
             reader,
         };
-        prepared.add_own_files();
+        if !prepared.request.config_only {
+            prepared.add_own_files();
+        }
         Ok(prepared)
     }
 
@@ -175,6 +181,11 @@ impl Prepared {
     /// The regular files that are written, without WAL.
     pub fn files(&self) -> u64 {
         self.plan.files.len() as u64
+    }
+
+    /// The files that are written in place of those of the backup, and new ones.
+    pub fn new_files(&self) -> usize {
+        self.new_files.len()
     }
 
     /// The bytes of these files.
@@ -204,10 +215,14 @@ impl Prepared {
         let mut rest = Rest { prepared: self, written };
         rest.wal(progress).await?;
         rest.new_files()?;
-        rest.manifest()?;
+        if !self.request.config_only {
+            rest.manifest()?;
+        }
         progress.phase("syncing", None);
         self.destination.sync_directories(&directories)?;
-        rest.control_file()?;
+        if !self.request.config_only {
+            rest.control_file()?;
+        }
         Ok(restored)
     }
 
@@ -245,9 +260,6 @@ impl Prepared {
     }
 }
 
-/// The permission bits of directories for configuration.
-const CONFIG_DIRECTORY: u32 = 0o755;
-
 /// What the tree of a backup says.
 struct ReadTree {
     layout: Layout,
@@ -266,11 +278,30 @@ fn read_tree(
     programs: Option<&Programs>,
     host: &dyn Destination,
 ) -> Result<ReadTree> {
-    let Tree { mut plan, control, left_out } = Tree::walk(reader, snapshot, &mut layout)?;
+    let Tree { mut plan, control, mut left_out } = Tree::walk(reader, snapshot, &mut layout)?;
     let control =
         Control { bytes: read_small(reader, CONTROL_FILE, &control)?, mtime: control.mtime };
+    let (main, rewritten) =
+        configure(reader, snapshot, request, (&mut layout, &mut plan), programs, host)?;
+    if request.config_only {
+        left_out.clear();
+    } else if request.wal == WalSource::Copied {
+        plan.directories.push((layout.destination.join(COPIED_WAL), 0o700));
+    }
+    Ok(ReadTree { layout, plan, control, left_out, main, rewritten })
+}
+
+/// Reads the configuration, and plans what is written of it. Returns where its first file will be, too.
+fn configure(
+    reader: &Reader,
+    snapshot: &Snapshot,
+    request: &Request,
+    (layout, plan): (&mut Layout, &mut Plan),
+    programs: Option<&Programs>,
+    host: &dyn Destination,
+) -> Result<(Option<PathBuf>, Rewritten)> {
     let (places, kept) = (Places::of(snapshot, request), Kept::read(reader, snapshot)?);
-    let planned = PlannedFiles::of(reader, &plan);
+    let planned = PlannedFiles::of(reader, plan);
     let files = ServerFiles { places: &places, planned: &planned, kept: &kept };
     let mut configuration = Configuration::read(&files, &places, request)?;
     if let Some(programs) = programs {
@@ -278,19 +309,26 @@ fn read_tree(
     }
     let main = configuration.main();
     let mut rewritten = configuration.rewrite(request, &snapshot.backup_id);
-    let directories = kept.add_to(&mut rewritten, &files, request, snapshot)?;
+    let mut directories = kept.add_to(&mut rewritten, &files, request, snapshot)?;
+    if let Some(directory) = &request.config_dir {
+        directories.insert(0, directory.clone());
+    }
+    if request.config_only {
+        if !kept.has_outside(&places) {
+            let message = "the backup has no configuration from outside the data directory";
+            return Err(Error::new(Kind::Refused, message));
+        }
+        *plan = Plan::default();
+        rewritten.files.retain(|file| file.name.starts_with('/'));
+        directories.retain(|path| !path.starts_with(&layout.destination));
+    }
     let replaced: BTreeSet<&[u8]> =
         rewritten.files.iter().map(|file| file.name.as_bytes()).collect();
     plan.leave_out(&replaced);
     for directory in directories {
+        // Tools like Debian's look into those outside for every user.
         let is_inside = directory.starts_with(&layout.destination);
-        plan.directories.push((directory, if is_inside { 0o700 } else { CONFIG_DIRECTORY }));
-    }
-    for (path, mode) in &mut plan.directories {
-        // The tools of Debian look into it for every user.
-        if request.config_dir.as_ref() == Some(path) {
-            *mode = CONFIG_DIRECTORY;
-        }
+        plan.directories.push((directory, if is_inside { 0o700 } else { 0o755 }));
     }
     for file in &rewritten.files {
         let path = layout.destination.join(&file.name);
@@ -298,10 +336,7 @@ fn read_tree(
             part.count(file.content.len() as u64);
         }
     }
-    if request.wal == WalSource::Copied {
-        plan.directories.push((layout.destination.join(COPIED_WAL), 0o700));
-    }
-    Ok(ReadTree { layout, plan, control, left_out, main, rewritten })
+    Ok((main, rewritten))
 }
 
 /// What is not where it was, for people.

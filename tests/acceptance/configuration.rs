@@ -96,10 +96,18 @@ fn files_outside_are_restored_and_adapted() {
     // Without a directory for it, the restore says what there is, and how to have it.
     let without = barman.ok(&args[..4]);
     assert!(without.stderr.contains(main.join("pg_hba.conf").to_str().unwrap()), "{without}");
-    let command = format!(" {to} --config-dir /an/empty/directory");
+    let command = format!(" {to} --config-dir /an/empty/directory --config-only");
     assert!(without.stderr.contains(&command), "{without}");
     assert!(without.stdout.contains("-c config_file=/its/postgresql.conf"), "{without}");
+    let before = fs::read(data.join("postgresql.auto.conf")).unwrap();
+    let later = barman.ok(&[&args[..], &["--config-only"]].concat());
+    assert!(later.stdout.contains("configuration files in"), "{later}");
+    assert!(!later.stdout.contains("postgresql.auto.conf"), "{later}");
+    assert!(fs::read(data.join("postgresql.auto.conf")).unwrap() == before);
+    pg_verifybackup(17, &data, &[]);
+    starts(&data, &conf, &cluster);
     fs::remove_dir_all(&data).unwrap();
+    fs::remove_dir_all(barman.path("etc")).unwrap();
     // What cannot be is refused before anything is written.
     for (wrong, why) in
         [(data.join("conf"), "inside the data directory"), (main.clone(), "is not empty")]
@@ -264,6 +272,13 @@ fn files_that_the_data_directory_links_to_come_back_into_it() {
     let restored = barman.path("restored");
     let told = barman.ok(&["restore", "main", "latest", restored.to_str().unwrap()]);
     assert_eq!(told.stderr, "");
+    let outside = barman.path("outside");
+    let to = [restored.to_str().unwrap(), "--config-dir", outside.to_str().unwrap()];
+    let nothing =
+        barman.run(&[&["restore", "main", "latest"], &to[..], &["--config-only"]].concat());
+    assert_eq!(nothing.status, 1, "{nothing}");
+    assert!(nothing.stderr.contains("no configuration from outside"), "{nothing}");
+    assert!(!outside.exists());
     for name in ["postgresql.conf", "conf.d/memory.conf"] {
         let [was, is] = [&data, &restored].map(|at| fs::read(at.join(name)).unwrap());
         assert!(was == is, "{name}");

@@ -36,6 +36,11 @@ pub fn report(
 ) {
     let elapsed = Timestamp::now().duration_since(begun).unsigned_abs();
     match done {
+        Done::Restored(_) if prepared.request.config_only => output.print(format!(
+            "Wrote {} configuration files in {}",
+            prepared.new_files(),
+            human::duration(elapsed)
+        )),
         Done::Restored(restored) => output.print(format!(
             "Restored {} files, {}, and {} WAL files in {}",
             restored.files,
@@ -176,6 +181,9 @@ fn next_steps(
         None => start,
     };
     steps.push(("Start it", start));
+    if prepared.request.config_only {
+        return steps;
+    }
     steps.push(("Recovery", end_of_recovery(prepared)));
     steps.push(("WAL", wal(prepared, environment)));
     if !prepared.request.keep_archiving {

@@ -4,8 +4,8 @@ use super::privileges::{HBA_RULES, IDENT_MAPPINGS};
 use super::{SqlConnection, get};
 use crate::postgres::error::Error;
 
-/// A setting that a configuration file has, and that counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A setting that a configuration file has, and that counts. It may be a password.
+#[derive(Clone, PartialEq, Eq)]
 pub struct FileSetting {
     /// Its name.
     pub name: String,
