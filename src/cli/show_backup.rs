@@ -347,7 +347,7 @@ const SECTIONS: &[Section] = &[
             ("HBA file", "hba_file"),
             ("Ident file", "ident_file"),
             ("Included", "included_files"),
-            ("Not readable", "unread_files"),
+            ("Not read", "unread_files"),
         ],
     ),
     (

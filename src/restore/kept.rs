@@ -89,7 +89,10 @@ impl Kept {
                 continue;
             };
             if places.is_outside(path) {
-                rewritten.changes.push(format!("{path} is in {name}"));
+                rewritten.changes.push(match *path == name {
+                    true => format!("{path} is restored"),
+                    false => format!("{path} is in {name}"),
+                });
             }
             directories
                 .extend(places.path(path).as_deref().and_then(Path::parent).map(Path::to_owned));
@@ -192,35 +195,20 @@ impl Kept {
             }
         } else if !outside.is_empty() {
             rewritten.warnings.push(format!(
-                "configuration was outside the data directory, and is not restored without --config-dir: \
-                 {}. It is still to be had by: barman restore {} {} {} --config-dir /an/empty/directory \
+                "configuration was outside the data directory, and is not restored: {}. Add --config-dir \
+                 DIRECTORY, or write it afterwards: barman restore {} {} {} --config-dir DIRECTORY \
                  --config-only",
                 outside.join(", "),
-                snapshot.server,
+                shell_word(Path::new(&snapshot.server)),
                 snapshot.backup_id,
                 shell_word(&request.destination)
             ));
         }
-        let is_made =
-            |path: &&String| self.files.contains_key(*path) && places.name(path).is_some();
-        let made: Vec<&str> = self.unread.iter().filter(is_made).map(String::as_str).collect();
-        let lost: Vec<&str> = self
-            .unread
-            .iter()
-            .filter(|path| !self.files.contains_key(*path))
-            .map(String::as_str)
-            .collect();
-        if !made.is_empty() {
+        if !self.unread.is_empty() {
             rewritten.warnings.push(format!(
-                "what is in place of these files was made from what the server showed of them, since \
-                 barman could not read them; look through it before the start: {}",
-                made.join(", ")
-            ));
-        }
-        if !lost.is_empty() {
-            rewritten.warnings.push(format!(
-                "these configuration files could not be read when they were backed up: {}",
-                lost.join(", ")
+                "barman could not read these files when they were backed up; what is there of them was made \
+                 of what the server showed, look through it before the start: {}",
+                self.unread.join(", ")
             ));
         }
     }

@@ -96,7 +96,7 @@ fn files_outside_are_restored_and_adapted() {
     // Without a directory for it, the restore says what there is, and how to have it.
     let without = barman.ok(&args[..4]);
     assert!(without.stderr.contains(main.join("pg_hba.conf").to_str().unwrap()), "{without}");
-    let command = format!(" {to} --config-dir /an/empty/directory --config-only");
+    let command = format!(" {to} --config-dir DIRECTORY --config-only");
     assert!(without.stderr.contains(&command), "{without}");
     assert!(without.stdout.contains("-c config_file=/its/postgresql.conf"), "{without}");
     let before = fs::read(data.join("postgresql.auto.conf")).unwrap();
@@ -359,7 +359,9 @@ fn a_cluster_of_debian_comes_back_to_an_empty_host() {
     let mut restore = Command::new(barman.binary());
     restore.arg("-c").arg(barman.config()).args(["restore", "main", "latest", &data]);
     restore.args(["--config-dir", etc.to_str().unwrap()]).env("TZ", "UTC");
-    run(restore).expect_success();
+    let restored = run(restore).expect_success();
+    assert!(restored.stdout.contains(&format!(": pg_ctlcluster 15 {name} start\n")), "{restored}");
+    assert!(restored.stdout.contains(&format!("{}/start.conf is restored", etc.display())));
     debian.tool("pg_ctlcluster", &["start"]).expect_success();
     process::wait_until(process::TIME_LIMIT, || debian.psql("SELECT pg_is_in_recovery()") == "f");
     assert_eq!(debian.psql("SELECT count(*) FROM t"), "1000");

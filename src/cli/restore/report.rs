@@ -181,6 +181,9 @@ fn next_steps(
         None => start,
     };
     steps.push(("Start it", start));
+    if let Some((version, name)) = prepared.main.as_deref().and_then(debian_cluster) {
+        steps.push(("Or on Debian", format!("pg_ctlcluster {version} {name} start")));
+    }
     if prepared.request.config_only {
         return steps;
     }
@@ -195,6 +198,12 @@ fn next_steps(
         ));
     }
     steps
+}
+
+/// The version and the name of the cluster whose configuration Debian's tools look for at this path.
+fn debian_cluster(main: &Path) -> Option<(&str, &str)> {
+    let rest = main.to_str()?.strip_prefix("/etc/postgresql/")?.strip_suffix("/postgresql.conf")?;
+    rest.split_once('/').filter(|(_, name)| !name.contains('/'))
 }
 
 /// The command that starts the server, as the right user.
