@@ -293,6 +293,40 @@ fn files_that_the_data_directory_links_to_come_back_into_it() {
     cluster.stop(Shutdown::Fast);
 }
 
+#[test]
+fn what_the_data_directory_leads_to_is_found_at_its_new_place() {
+    let mut cluster = Cluster::builder(17).initdb("--wal-segsize=1").create();
+    let (data, elsewhere) = (cluster.data().to_owned(), cluster.directory().join("elsewhere"));
+    account::make_dir(&elsewhere);
+    let shown = elsewhere.display();
+    let conf = fs::read_to_string(data.join("postgresql.conf")).unwrap();
+    let more = format!("hba_file = '{shown}/hba.conf'\ninclude '{shown}/more.conf'\n");
+    write_file(&data.join("postgresql.conf"), &(conf + &more));
+    write_file(&elsewhere.join("more.conf"), "work_mem = 5MB\nsynchronous_standby_names = 'x'\n");
+    write_file(&elsewhere.join("hba.conf"), &fs::read_to_string(data.join("pg_hba.conf")).unwrap());
+    cluster.start();
+    cluster.psql("SET synchronous_commit = local; CREATE TABLE t AS SELECT 1 AS one");
+    let barman = Barman::initialised();
+    barman.server("main", &cluster, "immediate_checkpoint = true\n");
+    barman.archive_from("main", &mut cluster);
+    barman.ok(&["backup", "main", "--wait"]);
+    let (restored, conf) = (barman.path("restored"), barman.path("conf"));
+    let [to, conf_to] = [&restored, &conf].map(|path| path.to_str().unwrap());
+    let told = barman.ok(&["restore", "main", "latest", to, "--config-dir", conf_to]);
+    assert_eq!(told.stderr, "");
+    assert!(told.stdout.contains(&format!("pg_ctl -D {to} start\n")), "{told}");
+    pg_verifybackup(17, &restored, &[]);
+    let mut server = Cluster::on(17, &restored).option("archive_mode", "off");
+    server.start();
+    server.wait_for_recovery_end();
+    // It would wait for ever for a standby that it does not have.
+    server.psql("INSERT INTO t VALUES (2)");
+    assert_eq!(server.psql("SHOW hba_file"), conf.join("hba.conf").to_str().unwrap());
+    assert_eq!(server.psql("SHOW work_mem"), "5MB");
+    server.stop(Shutdown::Fast);
+    cluster.stop(Shutdown::Fast);
+}
+
 /// A cluster of Debian's own tools, removed when dropped.
 struct DebianCluster(String);
 
