@@ -4,15 +4,29 @@
 
 use barman_fuzz::{canonical, pick};
 use libfuzzer_sys::fuzz_target;
+use repo_format::DecodeError;
 use repo_format::content::{decode_leaf, encode_leaf};
-use repo_format::tree::{Directory, Node};
+use repo_format::tree::{Directory, DirectoryDecoder, Entry, Node};
+
+/// What the decoder finds that takes a directory piece by piece.
+fn in_pieces(input: &[u8]) -> Result<Vec<Entry>, DecodeError> {
+    let mut decoder = DirectoryDecoder::default();
+    let mut entries = vec![];
+    for piece in input.chunks(7) {
+        decoder.push(piece)?;
+        while let Some(entry) = decoder.next_entry()? {
+            entries.push(entry);
+        }
+    }
+    decoder.finish().map(|()| entries)
+}
 
 fuzz_target!(|data: &[u8]| {
     let Some((parser, input)) = pick(data, 2) else { return };
     if parser == 0 {
-        let Some(directory) = canonical(input, Directory::decode, Directory::encode) else {
-            return;
-        };
+        let directory = canonical(input, Directory::decode, Directory::encode);
+        assert_eq!(in_pieces(input).ok(), directory.as_ref().map(|it| it.entries.clone()));
+        let Some(directory) = directory else { return };
         for entry in directory.entries {
             assert!(!entry.name.contains(&b'/'));
             if let Node::File(file) = entry.node {

@@ -2,38 +2,44 @@
 
 use std::collections::BTreeMap;
 
+use repo_format::DecodeError;
 use repo_format::chunk::ChunkKind;
 use repo_format::keys::NamingKeys;
 use repo_format::limits::{MAX_DEPTH, MAX_FILE_NAME};
-use repo_format::tree::{Directory, DirectoryRef, Entry, File, Node};
+use repo_format::tree::{DirectoryBuilder, DirectoryRef, Entry, File, Node};
 
 use crate::chunking::Grid;
-use crate::chunking::writer::store_bytes;
+use crate::chunking::writer::ContentWriter;
 use crate::error::{Error, Kind, Result};
-use crate::repository::{self, writer::Writer};
+use crate::repository::writer::Writer;
 
-/// The files and directories of a backup.
+/// The files and directories of a backup. Files are held as they will be stored: there may be millions.
 #[derive(Debug)]
 pub struct TreeBuilder {
-    root: Branches,
+    root: Branch,
     /// What a directory has that is known only from what is in it.
     default_mode: u32,
 }
 
-/// What is in a directory, by name.
-type Branches = BTreeMap<Vec<u8>, Branch>;
-
+/// A directory.
 #[derive(Debug)]
-enum Branch {
-    Directory { mode: u32, entries: Branches },
-    File(File),
-    Symlink(Vec<u8>),
+struct Branch {
+    mode: u32,
+    directories: BTreeMap<Vec<u8>, Branch>,
+    /// Everything else that is in it.
+    leaves: DirectoryBuilder,
+}
+
+impl Branch {
+    fn new(mode: u32) -> Self {
+        Branch { mode, directories: BTreeMap::new(), leaves: DirectoryBuilder::default() }
+    }
 }
 
 impl TreeBuilder {
     /// A tree of nothing; directories get `default_mode` unless they come themselves.
     pub fn new(default_mode: u32) -> Self {
-        TreeBuilder { root: BTreeMap::new(), default_mode }
+        TreeBuilder { root: Branch::new(default_mode), default_mode }
     }
 
     /// The mode of directories that do not come themselves.
@@ -47,40 +53,28 @@ impl TreeBuilder {
             return Ok(());
         }
         let (parent, name) = self.parent(path)?;
-        match parent.get_mut(name) {
-            None => {
-                parent.insert(name.to_vec(), Branch::Directory { mode, entries: BTreeMap::new() });
-                Ok(())
-            }
-            Some(Branch::Directory { mode: known, .. }) => {
-                *known = mode;
-                Ok(())
-            }
-            Some(_) => Err(unexpected(path, "comes twice, once as a file")),
-        }
+        parent.directories.entry(name.to_vec()).or_insert_with(|| Branch::new(mode)).mode = mode;
+        Ok(())
     }
 
     /// Adds a file.
     pub fn file(&mut self, path: &[u8], file: File) -> Result<()> {
-        self.leaf(path, Branch::File(file))
+        self.leaf(path, Node::File(file))
     }
 
     /// Adds a symbolic link.
     pub fn symlink(&mut self, path: &[u8], target: Vec<u8>) -> Result<()> {
-        self.leaf(path, Branch::Symlink(target))
+        self.leaf(path, Node::Symlink { target })
     }
 
     /// Whether there is a file at `path`.
     pub fn has_file(&self, path: &[u8]) -> bool {
-        let mut branches = &self.root;
-        let mut parts = path.split(|byte| *byte == b'/').peekable();
-        while let Some(part) = parts.next() {
-            match branches.get(part) {
-                Some(Branch::Directory { entries, .. }) => branches = entries,
-                found => return parts.peek().is_none() && matches!(found, Some(Branch::File(_))),
-            }
-        }
-        false
+        let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+        let name = parts.pop().unwrap_or_default();
+        let directory =
+            parts.iter().try_fold(&self.root, |branch, part| branch.directories.get(*part));
+        let found = directory.and_then(|directory| directory.leaves.find(name));
+        matches!(found, Some(Entry { node: Node::File(_), .. }))
     }
 
     /// Stores every directory, from the innermost out, and returns the root.
@@ -88,17 +82,13 @@ impl TreeBuilder {
         store(writer, keys, self.root)
     }
 
-    fn leaf(&mut self, path: &[u8], branch: Branch) -> Result<()> {
+    fn leaf(&mut self, path: &[u8], node: Node) -> Result<()> {
         let (parent, name) = self.parent(path)?;
-        if parent.contains_key(name) {
-            return Err(unexpected(path, "comes twice"));
-        }
-        parent.insert(name.to_vec(), branch);
-        Ok(())
+        parent.leaves.add(&Entry { name: name.to_vec(), node }).map_err(refused)
     }
 
     /// The directory that `path` is in, and the name it has there.
-    fn parent<'p>(&mut self, path: &'p [u8]) -> Result<(&mut Branches, &'p [u8])> {
+    fn parent<'p>(&mut self, path: &'p [u8]) -> Result<(&mut Branch, &'p [u8])> {
         let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         let wrong = |part: &&[u8]| {
             part.is_empty() || *part == b"." || *part == b".." || part.len() > MAX_FILE_NAME
@@ -108,35 +98,30 @@ impl TreeBuilder {
         }
         let name = parts.pop().unwrap_or_default();
         let mode = self.default_mode;
-        let mut directory = &mut self.root;
-        for part in parts {
-            let branch = directory
-                .entry(part.to_vec())
-                .or_insert_with(|| Branch::Directory { mode, entries: BTreeMap::new() });
-            match branch {
-                Branch::Directory { entries, .. } => directory = entries,
-                _ => return Err(unexpected(path, "is below something that is no directory")),
-            }
-        }
-        Ok((directory, name))
+        let parent = parts.into_iter().fold(&mut self.root, |directory, part| {
+            directory.directories.entry(part.to_vec()).or_insert_with(|| Branch::new(mode))
+        });
+        Ok((parent, name))
     }
 }
 
-fn store(writer: &mut Writer, keys: &NamingKeys, branches: Branches) -> Result<DirectoryRef> {
-    let mut directory = Directory::default();
-    for (name, branch) in branches {
-        let node = match branch {
-            Branch::Directory { mode, entries } => {
-                Node::Directory { mode, entries: store(writer, keys, entries)? }
-            }
-            Branch::File(file) => Node::File(file),
-            Branch::Symlink(target) => Node::Symlink { target },
-        };
-        directory.entries.push(Entry { name, node });
+fn store(writer: &mut Writer, keys: &NamingKeys, branch: Branch) -> Result<DirectoryRef> {
+    let Branch { directories, mut leaves, .. } = branch;
+    for (name, directory) in directories {
+        let mode = directory.mode;
+        let entries = store(writer, keys, directory)?;
+        leaves.add(&Entry { name, node: Node::Directory { mode, entries } }).map_err(refused)?;
     }
-    let bytes = directory.encode().map_err(|e| repository::Error::damaged("a new directory", e))?;
-    let stored = store_bytes(writer, keys, Grid::Stream, ChunkKind::Tree, &bytes)?;
+    let encoded = leaves.finish().map_err(refused)?;
+    let mut content = ContentWriter::new(writer, keys, Grid::Stream, ChunkKind::Tree);
+    encoded.pieces().try_for_each(|piece| content.write(piece))?;
+    let stored = content.finish()?;
     Ok(DirectoryRef { length: stored.length, content: stored.content })
+}
+
+/// What cannot be in a directory.
+fn refused(error: DecodeError) -> Error {
+    Error::new(Kind::Postgres, format!("the server sent something unexpected: {error}"))
 }
 
 fn unexpected(path: &[u8], what: &str) -> Error {

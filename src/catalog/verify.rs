@@ -92,8 +92,10 @@ fn list(
     files: &mut Vec<(String, File)>,
     damaged: &mut Vec<Damage>,
 ) -> repository::Result<()> {
-    let entries = match reader.directory(directory) {
-        Ok(directory) => directory.entries,
+    let entries =
+        reader.entries(directory).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let entries = match entries {
+        Ok(entries) => entries,
         Err(error) => {
             damaged.push(Damage { path: prefix.to_owned(), reason: damage(error)? });
             return Ok(());

@@ -103,11 +103,12 @@ fn walk(
     empty_directories: bool,
     paths: &mut Vec<String>,
 ) -> repository::Result<()> {
-    let entries = reader.directory(directory)?.entries;
-    if entries.is_empty() && empty_directories && !prefix.is_empty() {
+    let mut entries = reader.entries(directory)?.peekable();
+    if entries.peek().is_none() && empty_directories && !prefix.is_empty() {
         paths.push(prefix.to_owned());
     }
     for entry in entries {
+        let entry = entry?;
         let path = format!("{prefix}{}", String::from_utf8_lossy(&entry.name));
         match entry.node {
             Node::Directory { entries, .. } => {

@@ -1,5 +1,6 @@
 //! Gets chunks back: fetches blobs, opens and decodes them, and keeps the latest in memory.
 
+use std::collections::VecDeque;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -12,7 +13,7 @@ use repo_format::content::{Content, Run, decode_leaf};
 use repo_format::ids::{ChunkId, PackId};
 use repo_format::index::{BlobLocation, ChunkLocation};
 use repo_format::names::ObjectName;
-use repo_format::tree::{Directory, DirectoryRef};
+use repo_format::tree::{DirectoryDecoder, DirectoryRef, Entry};
 use tokio::runtime::Handle;
 
 use super::Repository;
@@ -199,11 +200,11 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// A directory.
-    pub fn directory(&self, directory: &DirectoryRef) -> Result<Directory> {
-        let limit = repo_format::limits::MAX_DIRECTORY;
-        let bytes = self.bytes(ChunkKind::Tree, &directory.content, limit)?;
-        Directory::decode(&bytes).map_err(|e| Error::damaged("a directory", e))
+    /// What is in a directory, read while it is gone through.
+    pub fn entries(&self, directory: &DirectoryRef) -> Result<Entries<'_>> {
+        directory.validate().map_err(|e| Error::damaged("a directory", e))?;
+        let runs = self.runs(&directory.content)?.into();
+        Ok(Entries { reader: self, runs, decoder: DirectoryDecoder::default(), ended: false })
     }
 
     /// A chunk of metadata, whose hash is checked: trees are Merkle trees all the way down.
@@ -309,6 +310,59 @@ impl Reader {
             prefix.extend(self.climb(&base.chunk, |index| index.find_base(&short, kind), read)?);
         }
         Ok(prefix)
+    }
+}
+
+/// The entries of a directory, up to the first error.
+#[derive(Debug)]
+pub struct Entries<'r> {
+    reader: &'r Reader,
+    /// What is still to be read.
+    runs: VecDeque<Run>,
+    decoder: DirectoryDecoder,
+    ended: bool,
+}
+
+/// So many zeros of a run are decoded at once.
+const ZEROS: [u8; 4096] = [0; 4096];
+
+impl Entries<'_> {
+    fn next_entry(&mut self) -> Result<Option<Entry>> {
+        let damaged = |e| Error::damaged("a directory", e);
+        loop {
+            if let Some(entry) = self.decoder.next_entry().map_err(damaged)? {
+                return Ok(Some(entry));
+            }
+            match self.runs.pop_front() {
+                None => return self.decoder.finish().map(|()| None).map_err(damaged),
+                Some(Run::Chunk { id, offset, length }) => {
+                    let chunk = self.reader.metadata_chunk(ChunkKind::Tree, &id)?;
+                    let bytes = run_bytes(&chunk, &id, offset, length)?;
+                    self.decoder.push(bytes).map_err(damaged)?;
+                }
+                Some(Run::Zero { length }) => {
+                    let some = length.min(ZEROS.len() as u64);
+                    let zeros = ZEROS.get(..some as usize).unwrap_or(&ZEROS);
+                    self.decoder.push(zeros).map_err(damaged)?;
+                    if length > some {
+                        self.runs.push_front(Run::Zero { length: length - some });
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Result<Entry>> {
+        if self.ended {
+            return None;
+        }
+        let next = self.next_entry().transpose();
+        self.ended = next.as_ref().is_none_or(Result::is_err);
+        next
     }
 }
 

@@ -45,8 +45,8 @@ impl<'a> References<'a> {
 
     fn directory(&mut self, directory: &DirectoryRef) -> Result<()> {
         self.content(&directory.content, ChunkKind::Tree)?;
-        for entry in self.reader.directory(directory)?.entries {
-            match entry.node {
+        for entry in self.reader.entries(directory)? {
+            match entry?.node {
                 Node::Directory { entries, .. } => self.directory(&entries)?,
                 Node::File(file) => self.content(&file.content, ChunkKind::Data)?,
                 Node::Symlink { .. } => {}

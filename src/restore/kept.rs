@@ -49,7 +49,8 @@ impl Kept {
     }
 
     fn walk(&mut self, reader: &Reader, directory: &DirectoryRef, above: &str) -> Result<()> {
-        for entry in reader.directory(directory)?.entries {
+        for entry in reader.entries(directory)? {
+            let entry = entry?;
             let path = format!("{above}/{}", String::from_utf8_lossy(&entry.name));
             match entry.node {
                 Node::Directory { entries, .. } => {

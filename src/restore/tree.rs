@@ -65,7 +65,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn directory(&mut self, directory: &DirectoryRef, name: &[u8], path: &Path) -> Result<()> {
-        for entry in self.reader.directory(directory)?.entries {
+        for entry in self.reader.entries(directory)? {
+            let entry = entry?;
             let inner_name = match name {
                 [] => entry.name.clone(),
                 name => [name, b"/", &entry.name].concat(),
