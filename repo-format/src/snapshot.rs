@@ -94,6 +94,8 @@ pub struct Cluster {
     pub wal_segment_size: u32,
     /// `data_checksum_version`: 0 means that pages have no checksums.
     pub data_checksums: u32,
+    /// Where the server was that the backup was read from; a connection may name several hosts.
+    pub endpoint: Option<Endpoint>,
     /// Whether the server was a standby.
     pub from_standby: bool,
     /// `summarize_wal`, where the server has it.
@@ -104,6 +106,15 @@ pub struct Cluster {
     pub config_files: Option<ConfigFiles>,
     /// The sum of the sizes of all tablespaces in bytes, as the server estimated it.
     pub size: u64,
+}
+
+/// Where a server listened.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Endpoint {
+    /// The host as the configuration names it, or the directory of a Unix socket.
+    pub host: String,
+    /// The port.
+    pub port: u16,
 }
 
 /// Where the server's configuration files were.

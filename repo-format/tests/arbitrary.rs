@@ -23,7 +23,7 @@ use repo_format::server::{AcceptedSystem, History, ServerRecord};
 use repo_format::session::{Activity, Session};
 use repo_format::slot::{Argon2id, Rights, SlotHeader, SlotSecrets, Unlock};
 use repo_format::snapshot::{
-    BadPage, BadPages, Cluster, ConfigFiles, Configuration, Method, Snapshot, Statistics,
+    BadPage, BadPages, Cluster, ConfigFiles, Configuration, Endpoint, Method, Snapshot, Statistics,
     Tablespace, WalNeeded,
 };
 use repo_format::tree::{Directory, DirectoryRef, Entry, File, Node};
@@ -150,19 +150,25 @@ pub fn directory() -> impl Strategy<Value = Directory> {
 fn cluster() -> impl Strategy<Value = Cluster> {
     let config_files = (text(), text(), text(), vec(text(), 0..3))
         .prop_map(|(config, hba, ident, included)| ConfigFiles { config, hba, ident, included });
+    let endpoint = (text(), any::<u16>()).prop_map(|(host, port)| Endpoint { host, port });
     (
-        (any::<u32>(), any::<u32>(), 10u32..=15, 20u32..=30, any::<u32>()),
+        (any::<u32>(), any::<u32>(), 10u32..=15, 20u32..=30, any::<u32>(), option::of(endpoint)),
         (any::<bool>(), any::<Option<bool>>(), option::of(text()), option::of(config_files)),
         any::<u64>(),
     )
         .prop_map(
-            |((version, catalog, block, segment, checksums), (standby, wal, data, files), size)| {
+            |(
+                (version, catalog, block, segment, checksums, endpoint),
+                (standby, wal, data, files),
+                size,
+            )| {
                 Cluster {
                     version,
                     catalog_version: catalog,
                     block_size: 1 << block,
                     wal_segment_size: 1 << segment,
                     data_checksums: checksums,
+                    endpoint,
                     from_standby: standby,
                     summarize_wal: wal,
                     data_directory: data,

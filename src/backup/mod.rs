@@ -20,13 +20,13 @@ use std::sync::Arc;
 use repo_format::names::ObjectName;
 use repo_format::note::{Fact, Failure};
 use repo_format::snapshot::{
-    Cluster, ConfigFiles, Method, Snapshot, Statistics, Tablespace, WalNeeded,
+    Cluster, ConfigFiles, Endpoint, Method, Snapshot, Statistics, Tablespace, WalNeeded,
 };
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
-use crate::postgres::conninfo::ConnInfo;
+use crate::postgres::conninfo::{Address, ConnInfo, Host};
 use crate::postgres::lsn::SystemId;
 use crate::postgres::replication::ReplicationConnection;
 use crate::postgres::sql::SqlConnection;
@@ -126,20 +126,23 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&mut self) -> Result<Snapshot> {
-        let sql = SqlConnection::connect(&self.request.sql).await?;
+        let mut replication = ReplicationConnection::connect(&self.request.replication).await?;
+        // Of several hosts, the one that is read is asked too.
+        let (host, from_standby) = (replication.host().clone(), replication.is_standby());
+        let sql_there = self.request.sql.at(&host);
+        let sql = SqlConnection::connect(&sql_there).await?;
         let facts = ServerFacts::ask(&sql).await;
         sql.close().await;
         let mut facts = facts?;
         let found = match (&facts.data_directory, &mut facts.config_files) {
             (Some(data), Some(files)) => {
-                let found = Box::pin(configuration::ask(&self.request.sql, data, files)).await;
+                let found = Box::pin(configuration::ask(&sql_there, data, files)).await;
                 files.included = found.included();
                 found
             }
             _ => configuration::Found::default(),
         };
-        let environment = Box::pin(environment::ask(&self.request.sql)).await;
-        let mut replication = ReplicationConnection::connect(&self.request.replication).await?;
+        let environment = Box::pin(environment::ask(&sql_there)).await;
         let system = replication.identify_system().await?;
         self.system_id = Some(system.system_id);
         if system.system_id != facts.system_id {
@@ -198,7 +201,8 @@ impl Attempt<'_> {
                 wal_segment_size: u32::try_from(control.wal_segment_size.bytes())
                     .unwrap_or(u32::MAX),
                 data_checksums: control.checksum_version,
-                from_standby: facts.in_recovery,
+                endpoint: Some(endpoint(&host)),
+                from_standby,
                 summarize_wal: facts.summarize_wal,
                 data_directory: facts.data_directory,
                 config_files: facts.config_files,
@@ -268,7 +272,6 @@ impl Attempt<'_> {
 struct ServerFacts {
     system_id: SystemId,
     version: u32,
-    in_recovery: bool,
     checksums: bool,
     summarize_wal: Option<bool>,
     data_directory: Option<String>,
@@ -287,7 +290,6 @@ impl ServerFacts {
         Ok(ServerFacts {
             system_id: sql.system_id().await?,
             version: sql.server_version_num().await?,
-            in_recovery: sql.is_in_recovery().await?,
             checksums: on("data_checksums").unwrap_or(false),
             summarize_wal: on("summarize_wal"),
             // Roles without pg_read_all_settings cannot see paths, and a backup does not need them.
@@ -304,6 +306,15 @@ impl ServerFacts {
             size: sql.total_size().await.unwrap_or_default(),
         })
     }
+}
+
+/// A host as it is noted with a backup.
+fn endpoint(host: &Host) -> Endpoint {
+    let name = match &host.address {
+        Address::Unix(directory) => directory.display().to_string(),
+        Address::Tcp { name, .. } => name.clone(),
+    };
+    Endpoint { host: name, port: host.port }
 }
 
 /// The id for a backup that begins at `begun_at`: that second in UTC, or the next that is free.

@@ -68,6 +68,9 @@ fn describe(server: &Server, catalog: &Catalog, backup: &Backup) -> Value {
     let cluster = &snapshot.cluster;
     shown["system_id"] = json!(snapshot.system_id.to_string());
     shown["server_information"] = json!({
+        "host": cluster.endpoint.as_ref().map(|endpoint| &endpoint.host),
+        "port": cluster.endpoint.as_ref().map(|endpoint| endpoint.port),
+        "is_in_recovery": cluster.from_standby,
         "data_checksums": on_off(cluster.data_checksums != 0),
         "summarize_wal": cluster.summarize_wal.map(on_off),
     });
@@ -288,7 +291,13 @@ const SECTIONS: &[Section] = &[
     (
         "Server information",
         "server_information",
-        &[("Checksums", "data_checksums"), ("WAL summarizer", "summarize_wal")],
+        &[
+            ("Read from host", "host"),
+            ("Port", "port"),
+            ("Was a standby", "is_in_recovery"),
+            ("Checksums", "data_checksums"),
+            ("WAL summarizer", "summarize_wal"),
+        ],
     ),
     (
         "Base backup information",

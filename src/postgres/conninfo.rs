@@ -188,6 +188,16 @@ impl ConnInfo {
         self
     }
 
+    /// The same connection to no other server than `host`, if it is one of those to try.
+    #[must_use]
+    pub fn at(&self, host: &Host) -> ConnInfo {
+        let mut pinned = self.clone();
+        if self.hosts.contains(host) {
+            pinned.hosts = vec![host.clone()];
+        }
+        pinned
+    }
+
     /// The password for `host`: the one given, or the password file's. Replication connections look
     /// for the database `replication`.
     pub fn password_for(&self, host: &Host, dbname: &str) -> Option<Password> {

@@ -4,7 +4,7 @@ mod wal_stream;
 
 pub use wal_stream::{NextTimeline, WalMessage, WalStream};
 
-use super::conninfo::ConnInfo;
+use super::conninfo::{ConnInfo, Host};
 use super::error::{Error, ServerError};
 use super::lsn::{Lsn, SystemId, TimelineId};
 use super::wire::{Canceller, Event, Row, Wire, unexpected};
@@ -61,6 +61,16 @@ impl ReplicationConnection {
         let version = self.server_version();
         let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
         version.get(..digits)?.parse().ok()
+    }
+
+    /// The server that this connection was made to, of those that would do.
+    pub fn host(&self) -> &Host {
+        self.wire.host()
+    }
+
+    /// Whether the server was a standby at login.
+    pub fn is_standby(&self) -> bool {
+        self.parameter("in_hot_standby") == Some("on")
     }
 
     /// A parameter the server reported at login.

@@ -33,13 +33,6 @@ fn streaming_standby(primary: &Cluster) -> Cluster {
     Cluster::on(primary.version(), &data)
 }
 
-/// Waits until `standby` has replayed all that `primary` has written by now.
-fn wait_for_replay(primary: &Cluster, standby: &Cluster) {
-    let lsn = primary.psql("SELECT pg_current_wal_insert_lsn()");
-    let question = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
-    wait_until(LIMIT, || standby.psql(&question) == "t");
-}
-
 /// Closes the current segment of `server` and waits until it is archived.
 fn archive_all(server: &Cluster) {
     let segment = server.switch_wal();
@@ -80,7 +73,7 @@ fn a_standby_is_backed_up(version: u32) -> Barman {
          VACUUM FREEZE",
     );
     barman.ok(&["backup", "main", "--name", "primary"]);
-    wait_for_replay(&primary, &standby);
+    standby.wait_for_replay_of(&primary);
 
     // The same cluster, so that next to nothing is stored again.
     barman.server("main", &standby, "immediate_checkpoint = true\n");
@@ -119,7 +112,7 @@ fn a_standby_is_backed_up(version: u32) -> Barman {
 
     // A primary that has nothing to do is made to archive what the backup needs.
     primary.psql("INSERT INTO known VALUES (0, 'one', 'two'); CHECKPOINT");
-    wait_for_replay(&primary, &standby);
+    standby.wait_for_replay_of(&primary);
     let to_primary = format!("primary_conninfo = {}\n", primary.conninfo());
     barman.server("main", &standby, &(to_primary + "immediate_checkpoint = true\n"));
     let idle = barman.ok(&["backup", "main", "--wait", "--wait-timeout", "60"]);
@@ -163,7 +156,7 @@ fn a_promotion_during_a_backup_fails_it_and_leaves_a_partial_segment() {
 
     // A segment that is not full, and whose end only the standby will archive.
     primary.psql("CREATE TABLE before AS SELECT n FROM generate_series(1, 1000) AS n");
-    wait_for_replay(&primary, &standby);
+    standby.wait_for_replay_of(&primary);
     let last = primary.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
     let backup = barman.spawn(&["backup", "main", "--wait", "--name", "torn"]);
     let copying = "SELECT count(*) FROM pg_stat_progress_basebackup WHERE phase ~ '^streaming'";

@@ -2,23 +2,15 @@
 
 use std::fs;
 
+use serde_json::json;
+
+use crate::support::cluster::primary_and_standby;
 use crate::support::{Barman, Cluster, Shutdown};
 
 /// A primary that archives, and a standby of it that streams.
 fn pair() -> (Cluster, Cluster, Barman) {
-    let mut primary = Cluster::builder(17).initdb("--wal-segsize=1").start();
-    let barman = Barman::initialised();
-    barman.server("main", &primary, "immediate_checkpoint = true\n");
-    barman.archive_from("main", &mut primary);
-    primary.psql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n");
-    barman.ok(&["backup", "main", "--wait"]);
-    let data = barman.path("standby");
-    let to = data.to_str().unwrap();
-    barman.ok(&["restore", "main", "latest", to, "--standby-mode", "--get-wal"]);
-    let mut standby = Cluster::on(17, &data).option("primary_conninfo", &primary.conninfo());
-    standby.start();
-    let streams = || primary.psql("SELECT count(*) FROM pg_stat_replication") == "1";
-    crate::support::wait_until(std::time::Duration::from_secs(60), streams);
+    let (primary, standby, barman) = primary_and_standby("");
+    let standby = standby.follow(&primary);
     (primary, standby, barman)
 }
 
@@ -46,11 +38,7 @@ fn a_primary_that_is_named_sends_the_last_wal_of_a_standbys_backup() {
     barman.server("main", &standby, "immediate_checkpoint = true\n");
     primary.psql("INSERT INTO t SELECT n FROM generate_series(1001, 2000) n");
     primary.psql("CHECKPOINT");
-    let position = primary.current_lsn();
-    let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
-    crate::support::wait_until(std::time::Duration::from_secs(60), || {
-        standby.psql(&replayed) == "t"
-    });
+    standby.wait_for_replay_of(&primary);
     let backup = barman.ok(&["backup", "main"]);
     assert!(backup.stdout.contains(": WAITING_FOR_WALS\n"), "{backup}");
     assert!(backup.stdout.contains("primary_conninfo"), "{backup}");
@@ -80,4 +68,47 @@ fn a_primary_that_is_named_sends_the_last_wal_of_a_standbys_backup() {
     for server in [&mut server, &mut standby, &mut primary] {
         server.stop(Shutdown::Fast);
     }
+}
+
+#[test]
+fn of_several_hosts_the_standby_is_read_and_named() {
+    let (mut primary, mut standby, barman) = pair();
+    let hosts = |attributes: &str| {
+        format!(
+            "host={},{} port={},{} user=postgres dbname=postgres target_session_attrs={attributes}",
+            primary.directory().display(),
+            standby.directory().display(),
+            primary.port(),
+            standby.port()
+        )
+    };
+    let configure = |attributes: &str| {
+        let text = format!(
+            "[main]\nconninfo = {0}\nstreaming_conninfo = {0}\nprimary_conninfo = {1}\n\
+             immediate_checkpoint = true\n",
+            hosts(attributes),
+            hosts("primary")
+        );
+        crate::support::account::write_file(&barman.path("servers.d/main.conf"), &text);
+    };
+    configure("prefer-standby");
+    barman.ok(&["backup", "main", "--wait", "--wait-timeout", "60", "--name", "standby"]);
+    let shown = |name: &str| {
+        let shown = barman.json(&["show-backup", "main", name]);
+        let told = &shown["main"]["server_information"];
+        (told["host"].clone(), told["port"].clone(), told["is_in_recovery"].clone())
+    };
+    let place = |cluster: &Cluster| (json!(cluster.directory()), json!(cluster.port()));
+    let (host, port) = place(&standby);
+    assert_eq!(shown("standby"), (host, port, json!(true)));
+    let text = barman.ok(&["show-backup", "main", "standby"]).stdout;
+    let line = format!("    Read from host       : {}\n", standby.directory().display());
+    assert!(text.contains(&line) && text.contains("    Was a standby        : True\n"), "{text}");
+
+    // Where there is no standby any more, the primary will do.
+    standby.stop(Shutdown::Fast);
+    barman.ok(&["backup", "main", "--wait", "--wait-timeout", "60", "--name", "primary"]);
+    let (host, port) = place(&primary);
+    assert_eq!(shown("primary"), (host, port, json!(false)));
+    primary.stop(Shutdown::Fast);
 }

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use super::golden_copy::files;
 use super::small_disk::SmallDisk;
+use crate::support::cluster::restored_standby;
 use crate::support::{Background, Barman, Cluster, Output, Shutdown, account, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -152,13 +153,7 @@ fn several_servers_are_backed_up_at_a_time_and_failures_listed() {
 fn a_server_that_is_promoted_meanwhile_fails_its_backup_with_that_reason() {
     let (mut primary, barman) = archiving("");
     barman.ok(&["backup", "main", "--wait"]);
-    let data = barman.path("standby");
-    let to = data.to_str().unwrap();
-    barman.ok(&["restore", "main", "latest", to, "--standby-mode", "--get-wal"]);
-    let mut standby = Cluster::on(17, &data)
-        .option("primary_conninfo", &primary.conninfo())
-        .option("archive_mode", "off");
-    standby.start();
+    let mut standby = restored_standby(&barman, 17).option("archive_mode", "off").follow(&primary);
     let options = "immediate_checkpoint = true\nprimary_conninfo = ";
     barman.server("main", &standby, &format!("{options}{}\n", primary.conninfo()));
     let backup = barman.spawn(&["backup", "main", "--bwlimit", "4000"]);

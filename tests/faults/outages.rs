@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use barman::storage::local::durable_rename;
 
 use super::golden_copy::files;
+use crate::support::cluster::primary_and_standby;
 use crate::support::process::{self, Output};
 use crate::support::{Barman, Cluster, Shutdown, account, wait_until};
 
@@ -176,17 +177,7 @@ fn a_recovery_stops_where_a_standby_asks_again() {
 
 #[test]
 fn a_hot_standby_outlives_an_outage_and_catches_up() {
-    let mut primary = Cluster::builder(17).initdb("--wal-segsize=1").start();
-    let barman = Barman::initialised();
-    barman.server("main", &primary, "immediate_checkpoint = true\nwal_restore_timeout = 1\n");
-    barman.archive_from("main", &mut primary);
-    primary.psql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n");
-    barman.ok(&["backup", "main", "--wait"]);
-    // It lives on the archive alone.
-    let data = barman.path("standby");
-    let to = data.to_str().unwrap();
-    barman.ok(&["restore", "main", "latest", to, "--standby-mode", "--get-wal"]);
-    let mut standby = Cluster::on(17, &data);
+    let (mut primary, mut standby, barman) = primary_and_standby("wal_restore_timeout = 1\n");
     standby.start();
 
     let (repository, away) = (barman.repository(), barman.path("away"));

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::account;
+use super::barman::Barman;
 use super::postgres::Postgres;
 use super::process::{self, Background, Output, TIME_LIMIT};
 use super::tls::Tls;
@@ -296,6 +297,25 @@ impl Cluster {
         process::run(command).expect_success();
     }
 
+    /// Starts a standby that streams from `primary` too, and waits until it does.
+    #[track_caller]
+    pub fn follow(mut self, primary: &Cluster) -> Cluster {
+        let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+        let before = primary.psql(streams);
+        self = self.option("primary_conninfo", &primary.conninfo());
+        self.start();
+        process::wait_until(TIME_LIMIT, || primary.psql(streams) > before);
+        self
+    }
+
+    /// Waits until this standby has replayed all that `primary` has written by now.
+    #[track_caller]
+    pub fn wait_for_replay_of(&self, primary: &Cluster) {
+        let lsn = primary.psql("SELECT pg_current_wal_insert_lsn()");
+        let question = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
+        process::wait_until(TIME_LIMIT, || self.psql(&question) == "t");
+    }
+
     /// Waits until the server has left recovery.
     #[track_caller]
     pub fn wait_for_recovery_end(&self) {
@@ -482,6 +502,29 @@ impl Drop for Cluster {
         }
         self.stop(Shutdown::Immediate);
     }
+}
+
+/// A primary that archives as server `main` with a table `t` of a thousand rows, and a standby of it that was
+/// restored from its backup and is not started yet: it has the archive alone to follow.
+#[track_caller]
+pub fn primary_and_standby(options: &str) -> (Cluster, Cluster, Barman) {
+    let mut primary = Cluster::builder(17).initdb("--wal-segsize=1").start();
+    let barman = Barman::initialised();
+    barman.server("main", &primary, &format!("immediate_checkpoint = true\n{options}"));
+    barman.archive_from("main", &mut primary);
+    primary.psql("CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n");
+    barman.ok(&["backup", "main", "--wait"]);
+    let standby = restored_standby(&barman, 17);
+    (primary, standby, barman)
+}
+
+/// A standby from the latest backup of server `main`, not started yet.
+#[track_caller]
+pub fn restored_standby(barman: &Barman, version: u32) -> Cluster {
+    let data = barman.path("standby");
+    let to = data.to_str().unwrap();
+    barman.ok(&["restore", "main", "latest", to, "--standby-mode", "--get-wal"]);
+    Cluster::on(version, &data)
 }
 
 /// Checks a plain data directory that nobody has started yet against its backup_manifest.
