@@ -106,13 +106,15 @@ async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Ar
         level: 3,
         reserve: Some(0),
         needs_room: true,
+        stream_wal: false,
     };
     settle();
     let begun = Instant::now();
     let snapshot =
         barman::backup::back_up(&repository, &request, &Interrupt::never(), &unobserved())
             .await
-            .unwrap();
+            .unwrap()
+            .snapshot;
     let elapsed = begun.elapsed();
     // The restore needs the WAL of the backup.
     let wal = cluster.data().join("pg_wal");

@@ -32,6 +32,8 @@ pub enum Kind {
     Damaged,
     /// Local files outside the repository: a destination, a data directory.
     Io,
+    /// What was to be done is done and stored, and something that it waits for has not come.
+    Waiting,
     /// A signal ended the command.
     Interrupted,
     /// A bug in this program.
@@ -93,11 +95,15 @@ impl Error {
         text.lines().collect::<Vec<_>>().join(" ")
     }
 
+    /// The exit code of [`Kind::Waiting`], which is no failure of what was done.
+    pub const WAITING: u8 = 3;
+
     /// The exit code of a command that ends with this error (Barman's: 1, and 2 for a command line
     /// that cannot be parsed).
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Usage => 2,
+            Kind::Waiting => Error::WAITING,
             _ => 1,
         }
     }

@@ -1,12 +1,14 @@
 //! Makes backups: reads a cluster, stores what the repository lacks, and commits a snapshot.
 //!
 //! The server streams ([`crate::postgres::base_backup`]), [`copy`] stores the files as they pass,
-//! [`tree`] gathers them, [`pages`] verifies checksums, and [`wait`] sees the WAL arrive. What the server
-//! runs on is noted by [`environment`], and [`configuration`] keeps what lies outside the data directory.
+//! [`tree`] gathers them, [`pages`] verifies checksums, [`held`] keeps or streams the WAL, and [`wait`] sees it
+//! arrive. What the server runs on is noted by [`environment`], and [`configuration`] keeps what lies outside the
+//! data directory.
 
 pub mod configuration;
 pub mod copy;
 pub mod environment;
+pub mod held;
 pub mod pages;
 pub mod shown;
 mod space;
@@ -30,12 +32,15 @@ use crate::postgres::conninfo::{Address, ConnInfo, Host};
 use crate::postgres::lsn::SystemId;
 use crate::postgres::replication::ReplicationConnection;
 use crate::postgres::sql::SqlConnection;
+use crate::postgres::wal_name::SegmentSize;
 use crate::progress::Progress;
 use crate::repository::commit::commit;
 use crate::repository::sessions::OwnSession;
 use crate::repository::snapshots::{self, next_in_order};
 use crate::repository::writer::{Writer, WriterOptions};
 use crate::repository::{Repository, aftermath, host, maintenance, notes, now_micros, servers};
+use crate::wal::receive::Source;
+use held::{Connected, HeldWal};
 
 /// A backup that is wanted.
 #[derive(Debug, Clone)]
@@ -60,6 +65,17 @@ pub struct Request {
     pub reserve: Option<u64>,
     /// Whether it is refused when it is not expected to find room.
     pub needs_room: bool,
+    /// Whether the WAL that it needs is streamed, and not left to the server's archiving.
+    pub stream_wal: bool,
+}
+
+/// A backup whose files are in the repository.
+#[derive(Debug)]
+pub struct Made {
+    /// What it is.
+    pub snapshot: Snapshot,
+    /// The WAL that it needs, kept on the server until this is dropped, or still being streamed.
+    pub wal: HeldWal,
 }
 
 /// Makes a backup. When this returns, its files are in the repository; the WAL that it needs may
@@ -73,7 +89,7 @@ pub async fn back_up(
     request: &Request,
     interrupt: &Interrupt,
     progress: &Progress,
-) -> Result<Snapshot> {
+) -> Result<Made> {
     let catalog = Catalog::load(repository, &request.server).await?;
     if let Some(name) = &request.name {
         catalog.check_new_name(name)?;
@@ -125,7 +141,7 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run(&mut self) -> Result<Snapshot> {
+    async fn run(&mut self) -> Result<Made> {
         let mut replication = ReplicationConnection::connect(&self.request.replication).await?;
         // Of several hosts, the one that is read is asked too.
         let (host, from_standby) = (replication.host().clone(), replication.is_standby());
@@ -164,8 +180,21 @@ impl Attempt<'_> {
         let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
         let writer = Writer::new(self.repository.clone(), index, options)?;
+        let wal = self.connect_for_wal(&host).await?;
+        let source = Source {
+            repository: self.repository.clone(),
+            server: self.request.server.clone(),
+            system_id: system.system_id,
+            segment_size: facts.segment_size,
+            slot: wal.as_ref().and_then(Connected::slot),
+        };
+        let hold = |start| match wal {
+            Some(connected) if self.request.stream_wal => HeldWal::stream(connected, source, start),
+            Some(connected) => HeldWal::keep(connected),
+            None => HeldWal::nothing(),
+        };
         let streamed =
-            stream::stream(self.request, &facts, replication, writer, self.progress).await?;
+            stream::stream(self.request, &facts, replication, writer, hold, self.progress).await?;
         self.progress.phase("finishing", None);
         let (copied, mut writer) = (streamed.copied, streamed.writer);
         let keys = self.repository.clone();
@@ -243,11 +272,20 @@ impl Attempt<'_> {
             signature: None,
         };
         commit(self.repository, self.session, &snapshot).await?;
-        Ok(snapshot)
+        Ok(Made { snapshot, wal: streamed.wal })
     }
-}
 
-impl Attempt<'_> {
+    /// Opens the connection that keeps or streams the WAL, to the host that is read.
+    async fn connect_for_wal(&self, host: &Host) -> Result<Option<Connected>> {
+        let there = self.request.replication.at(host);
+        // Of this session alone, so that it is never the slot of anybody else.
+        let slot = format!("barman_backup_{}", self.session.id());
+        if self.request.stream_wal {
+            return Box::pin(Connected::open(&there, &slot)).await.map(Some);
+        }
+        Ok(Box::pin(Connected::open_if_possible(&there, &slot)).await)
+    }
+
     /// Sees that the repository has its reserve, and room for what is expected to be new.
     async fn require_room(&self, facts: &ServerFacts) -> Result<()> {
         let storage = self.repository.storage();
@@ -272,6 +310,7 @@ impl Attempt<'_> {
 struct ServerFacts {
     system_id: SystemId,
     version: u32,
+    segment_size: SegmentSize,
     checksums: bool,
     summarize_wal: Option<bool>,
     data_directory: Option<String>,
@@ -290,6 +329,7 @@ impl ServerFacts {
         Ok(ServerFacts {
             system_id: sql.system_id().await?,
             version: sql.server_version_num().await?,
+            segment_size: sql.wal_segment_size().await?,
             checksums: on("data_checksums").unwrap_or(false),
             summarize_wal: on("summarize_wal"),
             // Roles without pg_read_all_settings cannot see paths, and a backup does not need them.

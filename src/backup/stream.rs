@@ -6,6 +6,7 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::task::{JoinError, JoinSet};
 
 use super::copy::{Copied, copy};
+use super::held::HeldWal;
 use super::{Request, ServerFacts};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::base_backup::{BaseBackup, BaseBackupOptions, Frame, WalPosition};
@@ -36,16 +37,19 @@ pub struct Streamed {
     pub stop: WalPosition,
     /// The permission bits of the data directory.
     pub directory_mode: u32,
+    /// The WAL that the backup needs.
+    pub wal: HeldWal,
     /// When the checkpoint was done and the server began to send.
     pub copy_began: Instant,
 }
 
-/// Takes a base backup over `replication`.
+/// Takes a base backup over `replication`. `hold` is called when it is known where the backup begins.
 pub async fn stream(
     request: &Request,
     facts: &ServerFacts,
     mut replication: ReplicationConnection,
     mut writer: Writer,
+    hold: impl FnOnce(WalPosition) -> HeldWal,
     progress: &Progress,
 ) -> Result<Streamed> {
     let mode = replication.show("data_directory_mode").await?;
@@ -61,6 +65,7 @@ pub async fn stream(
     let backup = BaseBackup::start(replication, &options).await?;
     let copy_began = Instant::now();
     let start = backup.start_position();
+    let mut wal = hold(start);
     let total = backup.tablespaces().iter().filter_map(|space| space.size_kib).sum::<u64>() * 1024;
     progress.phase("copying", Some(total));
     let (frames, received) = mpsc::channel(QUEUE);
@@ -77,10 +82,17 @@ pub async fn stream(
     // In a task of its own, which runs where the socket is polled. It ends when this is dropped.
     let mut forwarding = JoinSet::new();
     forwarding.spawn(forward(backup, frames, buffers));
-    let forwarded = forwarding.join_next().await;
+    // Files without their WAL are of no use: their copy ends with the stream that failed.
+    let forwarded = tokio::select! {
+        joined = forwarding.join_next() => {
+            joined.map_or(Ok(None), |joined| joined.unwrap_or_else(resume))
+        }
+        failure = wal.failure() => Err(failure),
+    };
+    drop(forwarding);
     let copied = copying.await.unwrap_or_else(resume);
     // When the server failed, what arrived is cut short for that reason.
-    let stop = forwarded.map_or(Ok(None), |joined| joined.unwrap_or_else(resume))?;
+    let stop = forwarded?;
     let (copied, writer) = copied?;
     let stop = stop.ok_or_else(|| Error::new(Kind::Postgres, "the base backup ended early"))?;
     if start.timeline != stop.timeline {
@@ -93,7 +105,8 @@ pub async fn stream(
         )
         .hint("it was promoted: run the backup again"));
     }
-    Ok(Streamed { copied, writer, start, stop, directory_mode, copy_began })
+    wal.end_at(stop.lsn);
+    Ok(Streamed { copied, writer, start, stop, directory_mode, wal, copy_began })
 }
 
 /// Passes everything that the server sends on to `frames`. Returns where the backup is consistent, or nothing when

@@ -1,8 +1,11 @@
 //! `barman backup`.
 
+mod wal;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use futures::{StreamExt, stream};
 use repo_format::note::Fact;
 use repo_format::snapshot::Snapshot;
@@ -13,14 +16,12 @@ use super::open::Repositories;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Session, check, human, remote};
-use crate::backup::wait::wait_for_wal;
-use crate::backup::{self, Request};
+use crate::backup::{self, Made, Request};
 use crate::catalog::{Catalog, Status};
 use crate::config::Server;
 use crate::config::values::Rate;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::Lsn;
-use crate::postgres::sql::SqlConnection;
 use crate::repository::{Access, Repository, notes, now_micros};
 use crate::server::check::{self as checks, Check, Patience, Place};
 use crate::storage::patient::PatientStorage;
@@ -30,7 +31,13 @@ use crate::storage::patient::PatientStorage;
 /// Reads the whole cluster over a replication connection and stores what the repository does not have
 /// yet; every backup is complete by itself. The checks of 'barman check' come first, and a server that
 /// fails one is not backed up. Without --wait the backup is done when all files are stored; with it, when
-/// the WAL it needs has been archived too. Several servers are backed up one after the other, or with -j so many at a
+/// the WAL it needs has been archived too. A temporary replication slot keeps that WAL on the server meanwhile.
+/// With --wal stream it is not left to the server's archiving, but streamed beside the files.
+///
+/// Exit codes: 0, the backup is stored; 1, it failed; 3, it is stored, and the WAL that it needs did not come in
+/// --wait-timeout: the message names the segment, and the backup is complete as soon as that arrives.
+///
+/// Several servers are backed up one after the other, or with -j so many at a
 /// time; those that fail are listed at the end. A repository that is away for a while is waited for, up to
 /// repository_timeout.
 #[derive(Debug, clap::Args)]
@@ -45,9 +52,12 @@ pub struct Args {
     /// Wait until the WAL that the backup needs is archived
     #[arg(short, long)]
     pub wait: bool,
-    /// Give up waiting after so many seconds
+    /// Give up waiting after so many seconds (3600 unless set); the exit code is 3 then
     #[arg(long, value_name = "SECONDS")]
     pub wait_timeout: Option<u32>,
+    /// How the WAL that the backup needs comes into the repository
+    #[arg(long, value_name = "METHOD", value_enum, default_value_t)]
+    pub wal: WalMethod,
     /// Begin with a fast checkpoint. Overrides immediate_checkpoint
     #[arg(long, overrides_with = "no_immediate_checkpoint")]
     pub immediate_checkpoint: bool,
@@ -78,6 +88,22 @@ pub struct Args {
     /// What Barman has and is refused here.
     #[command(flatten)]
     pub missing: Missing,
+}
+
+/// `--wal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum WalMethod {
+    /// The server archives it
+    #[default]
+    Archive,
+    /// It is streamed during the backup, and waited for; archiving need not work
+    Stream,
+}
+
+impl Args {
+    fn streams_wal(&self) -> bool {
+        self.wal == WalMethod::Stream
+    }
 }
 
 /// Options of Barman's that are refused.
@@ -117,6 +143,8 @@ pub struct Missing {
 const EXAMPLES: &str = "EXAMPLES:
   barman backup main
   barman backup main --name before-upgrade --wait
+  barman backup main --wait --wait-timeout 600
+  barman backup main --wal stream
   barman backup all --immediate-checkpoint --bwlimit 50000
   barman backup all -j 4";
 
@@ -139,7 +167,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         .boxed_local();
     while let Some((server, made)) = made.next().await {
         let Err(error) = made else { continue };
-        if several {
+        if several && error.kind() != Kind::Waiting {
             failed.push(server.name.as_str());
         }
         let is_interrupted = error.kind() == Kind::Interrupted;
@@ -169,8 +197,8 @@ impl Run<'_> {
     /// Backs up a server, and tells what came of it.
     async fn back_up(&self, server: &Server) -> Result<()> {
         match self.copy(server).await {
-            Ok((repository, request, snapshot)) => {
-                self.complete(server, &repository, &request, &snapshot).await
+            Ok((repository, request, made)) => {
+                self.complete(server, &repository, &request, made).await
             }
             Err(error) => {
                 if self.several {
@@ -184,7 +212,7 @@ impl Run<'_> {
     }
 
     /// Checks the server, and makes the backup.
-    async fn copy(&self, server: &Server) -> Result<(Arc<Repository>, Request, Snapshot)> {
+    async fn copy(&self, server: &Server) -> Result<(Arc<Repository>, Request, Made)> {
         let Run { args, session, repositories, .. } = *self;
         let output = &session.output;
         server.ready_for_backup()?;
@@ -196,12 +224,15 @@ impl Run<'_> {
             Ok(checks::run(server, &place, timeout).await)
         };
         let report = interrupt.unless(Box::pin(checks)).await?;
-        for Check { name, hint, .. } in report.blockers() {
+        let concerns = |check: &&Check| !(args.streams_wal() && check.is_about_archiving());
+        let mut blockers = report.blockers().filter(concerns).peekable();
+        let is_blocked = blockers.peek().is_some();
+        for Check { name, hint, .. } in blockers {
             let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
             let whose = if self.several { format!("{}: ", server.name) } else { String::new() };
             output.error(format!("{whose}the check '{name}' failed{hint}"));
         }
-        if report.blockers().next().is_some() {
+        if is_blocked {
             return Err(Error::new(Kind::Refused, "not started, because checks failed")
                 .hint(format!("see all checks: barman check {}", server.name)));
         }
@@ -228,8 +259,7 @@ impl Run<'_> {
         let bar = if self.several { bar.named(&server.name) } else { bar };
         let made = make(args, server, &repository, &request, &bar, session).await;
         bar.finish();
-        let snapshot = made?;
-        Ok((repository, request, snapshot))
+        Ok((repository, request, made?))
     }
 
     /// Sees to the WAL of a backup whose files are stored, and shows it.
@@ -238,21 +268,15 @@ impl Run<'_> {
         server: &Server,
         repository: &Repository,
         request: &Request,
-        snapshot: &Snapshot,
+        mut made: Made,
     ) -> Result<()> {
-        let Run { args, session, .. } = *self;
-        let (output, interrupt) = (&session.output, &session.interrupt);
-        tell(snapshot, output);
-        if snapshot.cluster.from_standby {
-            interrupt.unless(close_primary_segment(server, snapshot, output)).await?;
-        } else {
-            restore_point(request, snapshot).await;
-        }
-        let waited = if args.wait {
-            interrupt.unless(wait(args, repository, snapshot, session)).await
-        } else {
-            Ok(())
-        };
+        let (output, interrupt) = (&self.session.output, &self.session.interrupt);
+        tell(&made.snapshot, output);
+        let seen_to = Box::pin(self.see_to_wal(server, repository, request, &mut made));
+        let waited = interrupt.unless(seen_to).await;
+        // Nothing is kept on the server any longer.
+        let Made { snapshot, wal } = made;
+        drop(wal);
         let catalog = Catalog::load(repository, &server.name).await?;
         let backup = catalog.find(&snapshot.backup_id)?;
         let fields = backup_info::fields(&server.name, backup);
@@ -267,8 +291,9 @@ impl Run<'_> {
             server.name,
             backup.status().name()
         ));
-        if !args.wait && backup.status() == Status::WaitingForWals {
-            output.print(format!("It is complete when {} is archived", WalRange::of(snapshot).end));
+        if waited.is_ok() && backup.status() == Status::WaitingForWals {
+            let end = WalRange::of(&snapshot).end;
+            output.print(format!("It is complete when {end} is archived"));
         }
         waited
     }
@@ -299,6 +324,7 @@ impl Run<'_> {
             level: server.repository.compression_level,
             reserve: server.repository.reserve,
             needs_room: !args.no_space_check,
+            stream_wal: args.streams_wal(),
         })
     }
 }
@@ -311,7 +337,7 @@ async fn make(
     request: &Request,
     bar: &Bar,
     session: &Session,
-) -> Result<Snapshot> {
+) -> Result<Made> {
     let mut retries = match (args.no_retry, args.retry_times) {
         (true, _) => 0,
         (false, times) => times.unwrap_or(server.basebackup_retry_times),
@@ -351,58 +377,6 @@ async fn forget_failed(repository: &Repository, server: &str, begun_at: i64) -> 
             let fact = Fact::Deleted { reason: "the backup was tried again".to_owned() };
             notes::add(repository, server, &id, fact).await?;
         }
-    }
-    Ok(())
-}
-
-/// Marks the end of the backup in the WAL, under Barman's name, for restores to just this moment.
-async fn restore_point(request: &Request, snapshot: &Snapshot) {
-    let mark = async {
-        let sql = Box::pin(SqlConnection::connect(&request.sql)).await?;
-        let made = sql.create_restore_point(&format!("barman_{}", snapshot.backup_id)).await;
-        sql.close().await;
-        made
-    };
-    if let Err(error) = mark.await {
-        tracing::warn!("no restore point was made for backup {}: {error}", snapshot.backup_id);
-    }
-}
-
-/// Makes the primary of a standby close its WAL segment: the backup needs that one, and a primary without
-/// work would not archive it. A backup that fails in this is complete; its WAL comes later.
-async fn close_primary_segment(
-    server: &Server,
-    snapshot: &Snapshot,
-    output: &Output,
-) -> Result<()> {
-    let close = async {
-        let Some(sql) = remote::connect_to_primary(server).await? else {
-            output.info(
-                "The backup is complete when the primary has archived its last WAL; with \
-                 primary_conninfo in the configuration, it is made to do so at once.",
-            );
-            return Ok(None);
-        };
-        let closed = async {
-            let system_id = sql.system_id().await?.0;
-            if system_id != snapshot.system_id {
-                let message = format!("it leads to the cluster with system identifier {system_id}");
-                return Err(Error::new(Kind::Config, message));
-            }
-            Ok(sql.switch_wal(true).await?)
-        };
-        let closed = closed.await;
-        sql.close().await;
-        closed
-    };
-    match Box::pin(close).await {
-        Ok(Some(closed)) => {
-            output.info(format!("The WAL file {closed} has been closed on the primary"));
-        }
-        Ok(None) => {}
-        Err(error) => output.warning(format!(
-            "the primary (primary_conninfo) could not be made to close its WAL file: {error}"
-        )),
     }
     Ok(())
 }
@@ -462,21 +436,4 @@ fn tell(snapshot: &Snapshot, output: &Output) {
             snapshot.backup_id
         ));
     }
-}
-
-async fn wait(
-    args: &Args,
-    repository: &Repository,
-    snapshot: &Snapshot,
-    session: &Session,
-) -> Result<()> {
-    let end = WalRange::of(snapshot).end;
-    session
-        .output
-        .info(format!("Waiting for the WAL file {end} from server '{}'", snapshot.server));
-    let timeout = args.wait_timeout.map(|seconds| Duration::from_secs(seconds.into()));
-    let bar = session.progress("waiting for WAL");
-    let waited = wait_for_wal(repository, snapshot, timeout).await;
-    bar.finish();
-    waited
 }

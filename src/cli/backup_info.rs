@@ -32,6 +32,9 @@ pub fn fields(server: &str, backup: &Backup) -> Map<String, Value> {
         set("systemid", json!(failure.system_id.map(|id| id.to_string())));
     }
     let Some(snapshot) = &backup.snapshot else { return fields };
+    let awaited = backup.needed.gaps.first().map(|gap| gap.first);
+    set("awaited_wal", json!(awaited.map(|segment| segment.to_string())));
+    set("awaited_timeline", json!(awaited.map(|segment| segment.timeline)));
     let (cluster, statistics) = (&snapshot.cluster, &snapshot.statistics);
     let range = WalRange::of(snapshot);
     set("begin_time", json!(shown_time(snapshot.begun_at)));

@@ -179,20 +179,19 @@ impl Output {
 
     /// Something that failed. The command may go on; its exit code will be 1.
     pub fn error(&self, text: impl Display) {
-        tracing::error!(target: LOG_TARGET, "{text}");
+        self.say_error(&text.to_string());
         self.set_exit_code(1);
-        self.message("_ERROR", Level::ERROR, Some(Tone::Bad), &text.to_string());
     }
 
     /// An error with its hint, and its exit code.
     pub fn failure(&self, error: &Error) {
         match error.hint_text() {
-            Some(hint) if self.is_json() => self.error(format!("{error}; hint: {hint}")),
+            Some(hint) if self.is_json() => self.say_error(&format!("{error}; hint: {hint}")),
             Some(hint) => {
-                self.error(error);
+                self.say_error(&error.to_string());
                 self.write_err(Level::ERROR, &format!("HINT: {hint}\n"));
             }
-            None => self.error(error),
+            None => self.say_error(&error.to_string()),
         }
         self.set_exit_code(error.exit_code());
     }
@@ -208,10 +207,11 @@ impl Output {
             .map_err(|e| Error::new(Kind::Io, "cannot write to standard output").because(e))
     }
 
-    /// Raises the exit code to `code`.
+    /// Raises the exit code to `code`. What only waits is less than what failed, whatever the numbers.
     pub fn set_exit_code(&self, code: u8) {
+        let rank = |code: u8| (code != 0, code != Error::WAITING, code);
         let mut state = self.state();
-        state.exit_code = state.exit_code.max(code);
+        state.exit_code = std::cmp::max_by_key(state.exit_code, code, |code| rank(*code));
     }
 
     /// `text` in the colour of `tone`, if standard output shows colours.
@@ -226,6 +226,11 @@ impl Output {
             self.write_out(&format!("{document}\n"));
         }
         self.state().exit_code
+    }
+
+    fn say_error(&self, text: &str) {
+        tracing::error!(target: LOG_TARGET, "{text}");
+        self.message("_ERROR", Level::ERROR, Some(Tone::Bad), text);
     }
 
     fn message(&self, key: &str, level: Level, tone: Option<Tone>, text: &str) {
@@ -404,6 +409,18 @@ mod tests {
         let output = Output::to(Options::default(), Box::new(io::sink()), Box::new(io::sink()));
         output.failure(&Error::new(Kind::Usage, "what"));
         assert_eq!(output.finish(), 2);
+    }
+
+    #[test]
+    fn what_failed_counts_more_than_what_waits() {
+        let code = |kinds: &[Kind]| {
+            let output = Output::to(Options::default(), Box::new(io::sink()), Box::new(io::sink()));
+            kinds.iter().for_each(|kind| output.failure(&Error::new(*kind, "what")));
+            output.finish()
+        };
+        assert_eq!(code(&[Kind::Waiting]), 3);
+        assert_eq!(code(&[Kind::Waiting, Kind::Postgres, Kind::Waiting]), 1);
+        assert_eq!(code(&[Kind::Waiting, Kind::Usage]), 2);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::output::Output;
 use super::{Session, remote};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::sql::SqlConnection;
+use crate::postgres::sql::{SqlConnection, Write};
 use crate::repository::{Access, wal};
 
 /// How often the archive is looked at.
@@ -83,7 +83,8 @@ async fn switch_over(
         true => Some(repositories.of(server, Access::Read).await?),
         false => None,
     };
-    let Some(closed) = sql.switch_wal(args.force).await? else {
+    let before = if args.force { Write::Checkpoint } else { Write::Nothing };
+    let Some(closed) = sql.switch_wal(before).await? else {
         output.info(format!("No switch required for server '{name}'"));
         return Ok(());
     };

@@ -211,7 +211,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("pre_recovery_script", Both, UNSET, REFUSED),
     option("pre_wal_delete_retry_script", Both, UNSET, REFUSED),
     option("pre_wal_delete_script", Both, UNSET, REFUSED),
-    option("primary_checkpoint_timeout", Server, UNSET, later_unless(&["0"])),
+    option("primary_checkpoint_timeout", Server, Some("0"), Supported),
     option("primary_conninfo", Server, UNSET, Supported),
     option("primary_ssh_command", Both, UNSET, REFUSED),
     option("recovery_options", Both, UNSET, later_unless(&["get-wal"])),

@@ -34,6 +34,8 @@ pub struct Server {
     pub streaming_conninfo: Option<String>,
     /// How to connect to the primary of a standby.
     pub primary_conninfo: Option<String>,
+    /// How long the backup of a standby waits for its WAL before a checkpoint is forced on the primary; `None` is never.
+    pub primary_checkpoint_timeout: Option<Duration>,
     /// `application_name` of the connection that takes a backup.
     pub streaming_backup_name: String,
     /// The physical replication slot to use.
@@ -107,6 +109,9 @@ impl Server {
             streaming_conninfo: r.text("streaming_conninfo").or_else(|| conninfo.clone()),
             conninfo,
             primary_conninfo: r.text("primary_conninfo"),
+            primary_checkpoint_timeout: r
+                .get("primary_checkpoint_timeout", values::seconds)
+                .filter(|timeout| !timeout.is_zero()),
             streaming_backup_name: r
                 .get("streaming_backup_name", values::application_name)
                 .unwrap_or_else(|| "barman_streaming_backup".to_owned()),
@@ -218,6 +223,10 @@ impl Server {
             ("name", json!(self.name)),
             ("parallel_jobs", json!(self.parallel_jobs)),
             ("repository_compression_level", json!(self.repository.compression_level)),
+            (
+                "primary_checkpoint_timeout",
+                json!(self.primary_checkpoint_timeout.unwrap_or_default().as_secs()),
+            ),
             ("retention_policy", json!(self.retention_policy.map(|p| p.to_string()))),
             ("repository_timeout", json!(self.repository_timeout.as_secs())),
             ("wal_archive_timeout", json!(self.wal_archive_timeout.as_secs())),

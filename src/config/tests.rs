@@ -53,7 +53,7 @@ fn defaults_hold_when_nothing_is_set() {
 fn every_typed_option_is_read() {
     let s = server(
         "description = \"Main, 100%% up\"\nactive = off\ncluster = main\nstreaming_conninfo = host=r\n\
-         primary_conninfo = host=p\nstreaming_backup_name = b\nslot_name = barman\narchiver = on\n\
+         primary_conninfo = host=p\nprimary_checkpoint_timeout = 30\nstreaming_backup_name = b\nslot_name = barman\narchiver = on\n\
          immediate_checkpoint = yes\nbandwidth_limit = 4000\nparallel_jobs = 4\n\
          basebackup_retry_times = 3\nbasebackup_retry_sleep = 5\ncheck_timeout = 0\n\
          minimum_redundancy = 2\nretention_policy = RECOVERY WINDOW OF 4 WEEKS\n\
@@ -68,6 +68,7 @@ fn every_typed_option_is_read() {
     assert_eq!(s.cluster, "main");
     assert_eq!(s.streaming_conninfo.as_deref(), Some("host=r"));
     assert_eq!(s.primary_conninfo.as_deref(), Some("host=p"));
+    assert_eq!(s.primary_checkpoint_timeout, Some(Duration::from_secs(30)));
     assert_eq!(s.streaming_backup_name, "b");
     assert_eq!(s.slot_name.as_deref(), Some("barman"));
     assert_eq!(s.bandwidth_limit, Some(Rate { kilobytes_per_second: 4000 }));

@@ -11,6 +11,7 @@ pub use environment::Known;
 pub use privileges::{
     FILES, GRANTS, Grant, HBA_RULES, IDENT_MAPPINGS, Privileges, quote_identifier,
 };
+pub use switch_wal::Write;
 
 use super::error::Error;
 use super::lsn::{Lsn, SystemId, TimelineId};

@@ -3,5 +3,6 @@
 
 pub mod check;
 pub mod connect;
+pub mod primary;
 pub mod remote;
 pub mod setup;

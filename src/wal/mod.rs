@@ -5,4 +5,5 @@ pub mod archive;
 pub mod arrival;
 pub mod fetch;
 pub mod inventory;
+pub mod receive;
 pub mod shipment;

@@ -16,4 +16,5 @@ mod refusals;
 mod restores;
 mod segments;
 mod standby;
+mod streamed;
 mod targets;

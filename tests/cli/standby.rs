@@ -112,3 +112,49 @@ fn of_several_hosts_the_standby_is_read_and_named() {
     assert_eq!(shown("primary"), (host, port, json!(false)));
     primary.stop(Shutdown::Fast);
 }
+
+#[test]
+fn a_primary_is_made_to_checkpoint_when_its_wal_does_not_come() {
+    let (mut primary, mut standby, barman) = pair();
+    primary.psql("ALTER SYSTEM SET archive_command = 'false'");
+    primary.psql("SELECT pg_reload_conf()");
+    let configure = |more: &str| {
+        let to_primary = format!("primary_conninfo = {}\n", primary.conninfo());
+        barman.server("main", &standby, &(to_primary + "immediate_checkpoint = true\n" + more));
+    };
+    let forced = || primary.log().matches("checkpoint starting: immediate force wait").count();
+    let before = forced();
+    configure("");
+    let late = barman.run(&["backup", "main", "--wait", "--wait-timeout", "1"]);
+    assert_eq!(late.status, 3, "{late}");
+    assert!(late.stdout.contains("has been closed on the primary\n"), "{late}");
+    assert_eq!(forced(), before, "0 is never");
+
+    configure("primary_checkpoint_timeout = 1\n");
+    let done = barman.ok(&["backup", "main"]);
+    assert!(done.stdout.contains("closed on the primary, after a checkpoint\n"), "{done}");
+    assert!(done.stdout.contains(": WAITING_FOR_WALS\n"), "{done}");
+    assert_eq!(forced(), before + 1);
+    // It archives again, and sends all that was waited for: nothing is forced any more.
+    barman.archive_from("main", &mut primary);
+    primary.switch_wal();
+    crate::support::wait_until(std::time::Duration::from_secs(90), || {
+        primary.psql("SELECT last_archived_time > last_failed_time FROM pg_stat_archiver") == "t"
+    });
+    barman.server(
+        "main",
+        &standby,
+        &format!(
+            "primary_conninfo = {}\nimmediate_checkpoint = true\nprimary_checkpoint_timeout = 60\n",
+            primary.conninfo()
+        ),
+    );
+    let done = barman.ok(&["backup", "main"]);
+    assert!(done.stdout.contains(": DONE\n"), "{done}");
+    assert_eq!(
+        primary.log().matches("checkpoint starting: immediate force wait").count(),
+        before + 1
+    );
+    standby.stop(Shutdown::Fast);
+    primary.stop(Shutdown::Fast);
+}

@@ -55,6 +55,7 @@ fn request(cluster: &Cluster) -> Request {
         level: 1,
         reserve: Some(0),
         needs_room: true,
+        stream_wal: false,
     }
 }
 
@@ -109,9 +110,9 @@ fn a_backup_survives_a_failure_of_every_call() {
                 let calls = faulty.calls();
                 let repository = open(healthy.clone()).await;
                 let known = snapshots::of_server(&repository, "main").await.unwrap();
-                assert!(known.contains(&first), "an earlier backup is untouched");
+                assert!(known.contains(&first.snapshot), "an earlier backup is untouched");
                 match outcome {
-                    Ok(snapshot) => assert!(known.contains(&snapshot)),
+                    Ok(made) => assert!(known.contains(&made.snapshot)),
                     Err(error) => {
                         failures += 1;
                         assert!(error.to_string().contains("injected fault"), "{n}: {error}");
@@ -202,7 +203,8 @@ fn what_a_failed_backup_has_stored_is_found_by_the_next() {
         assert!(failed.to_string().contains("terminating connection"), "{failed}");
         let stored = packs();
         let request = request(&cluster);
-        let statistics = back_up(&repository, &request, &never, &nobody).await.unwrap().statistics;
+        let made = back_up(&repository, &request, &never, &nobody).await.unwrap();
+        let statistics = made.snapshot.statistics;
         let found = statistics.bytes - statistics.zero_bytes - statistics.new_bytes;
         assert!(found >= 4 * 64 * 1024, "{found} bytes were found in {stored} packs");
         is_sound(&repository).await;

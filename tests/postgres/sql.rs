@@ -1,6 +1,6 @@
 //! What SQL sessions tell.
 
-use barman::postgres::sql::SqlConnection;
+use barman::postgres::sql::{SqlConnection, Write};
 use barman::postgres::{Lsn, TimelineId};
 
 use super::{conninfo, local};
@@ -40,12 +40,12 @@ async fn switching_wal_finishes_a_segment_and_knows_when_there_is_none() {
     let cluster = Cluster::builder(17).start();
     let sql = SqlConnection::connect(&local(&cluster)).await.unwrap();
     let current = sql.current_wal_file().await.unwrap().unwrap();
-    let finished = sql.switch_wal(true).await.unwrap().unwrap();
+    let finished = sql.switch_wal(Write::Checkpoint).await.unwrap().unwrap();
     assert_eq!(finished.to_string(), current);
     // Now the segment is empty, unless the server wrote something of its own in between.
-    let again = sql.switch_wal(false).await.unwrap();
+    let again = sql.switch_wal(Write::Nothing).await.unwrap();
     assert!(again.is_none(), "{again:?}");
-    let forced = sql.switch_wal(true).await.unwrap().unwrap();
+    let forced = sql.switch_wal(Write::Checkpoint).await.unwrap().unwrap();
     assert_eq!(forced.segment, finished.segment + 1);
 }
 
@@ -64,6 +64,6 @@ async fn missing_privileges_are_named_and_granting_them_is_enough() {
     let after = sql.privileges().await.unwrap();
     assert!(after.can_backup(), "{after:?}");
     // Without the right to do a checkpoint, too.
-    assert!(sql.switch_wal(true).await.unwrap().is_some());
+    assert!(sql.switch_wal(Write::Checkpoint).await.unwrap().is_some());
     assert!(sql.data_directory().await.is_ok());
 }

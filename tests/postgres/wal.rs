@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use barman::postgres::replication::{ReplicationConnection, WalMessage};
-use barman::postgres::sql::SqlConnection;
+use barman::postgres::sql::{SqlConnection, Write};
 use barman::postgres::timeline_history::TimelineHistory;
 use barman::postgres::wal_header::check_segment;
 use barman::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, WalName, segments_between};
@@ -50,7 +50,7 @@ async fn streamed_wal_is_what_the_server_has() {
         let start = size.floor(cluster.current_lsn().parse().unwrap());
         cluster.psql("CREATE TABLE t AS SELECT md5(n::text) FROM generate_series(1, 60000) n");
         let sql = SqlConnection::connect(&local(&cluster)).await.unwrap();
-        let last = sql.switch_wal(true).await.unwrap().unwrap();
+        let last = sql.switch_wal(Write::Checkpoint).await.unwrap().unwrap();
         let end = last.next(size).unwrap().start(size).unwrap();
         let bytes = stream(&cluster, start, end).await;
 

@@ -5,13 +5,30 @@ use crate::postgres::error::Error;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::wal_name::{SegmentName, SegmentNo};
 
+/// What is written before a segment is closed. PostgreSQL closes none that nothing was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Nothing.
+    Nothing,
+    /// A record without meaning, so that there is always a segment to finish.
+    Record,
+    /// A checkpoint, or a record if the role may not make one.
+    Checkpoint,
+}
+
 impl SqlConnection {
     /// Switches to a new WAL segment; the name of the one finished, or `None` if nothing had been
-    /// written since the last switch. With `force` something is written first (a checkpoint), so
-    /// that there is always a segment to finish.
-    pub async fn switch_wal(&self, force: bool) -> Result<Option<SegmentName>, Error> {
-        if force {
-            self.write_something().await?;
+    /// written since the last switch.
+    pub async fn switch_wal(&self, before: Write) -> Result<Option<SegmentName>, Error> {
+        match before {
+            Write::Nothing => {}
+            Write::Checkpoint if self.may_checkpoint().await? => {
+                self.client.batch_execute("CHECKPOINT").await.map_err(super::connect::error)?;
+            }
+            Write::Record | Write::Checkpoint => {
+                let sql = "SELECT pg_logical_emit_message(false, 'barman', '')::text";
+                self.row(sql, &[]).await?;
+            }
         }
         let size = self.wal_segment_size().await?;
         let timeline = self.timeline().await?;
@@ -25,14 +42,8 @@ impl SqlConnection {
         Ok(switched.then(|| SegmentName::new(timeline, finished, size)))
     }
 
-    /// Writes a checkpoint, or a record without meaning if the role may not do that.
-    async fn write_something(&self) -> Result<(), Error> {
-        // Asked first: a refusal would stand in the server's log as an error.
-        let row = self.row("SELECT pg_has_role('pg_checkpoint', 'USAGE')", &[]).await?;
-        if get(&row, 0)? {
-            return self.client.batch_execute("CHECKPOINT").await.map_err(super::connect::error);
-        }
-        let sql = "SELECT pg_logical_emit_message(false, 'barman', '')::text";
-        self.row(sql, &[]).await.map(|_| ())
+    /// Asked first: a refusal would stand in the server's log as an error.
+    async fn may_checkpoint(&self) -> Result<bool, Error> {
+        self.value("SELECT pg_has_role('pg_checkpoint', 'USAGE')", &[]).await
     }
 }

@@ -10,6 +10,7 @@ use super::report::Report;
 use crate::config::Server;
 use crate::error::Result;
 use crate::human;
+use crate::postgres::sql::Write;
 use crate::postgres::wal_name::{SegmentName, SegmentSize, WalName};
 use crate::repository::{self, Repository, servers};
 use crate::server::remote::Remote;
@@ -104,7 +105,7 @@ pub(super) async fn first_wal(
     }
     let (sql, system_id) = (&writer.sql, writer.remote.system_id);
     let sent = async {
-        sql.switch_wal(true).await?;
+        sql.switch_wal(Write::Checkpoint).await?;
         loop {
             let wal = repository::wal::of_system(repository, &server.name, system_id).await?;
             if !wal.is_empty() && !sql.archiver_status().await?.is_failing() {

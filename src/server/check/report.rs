@@ -15,6 +15,17 @@ pub struct Check {
     pub blocks: bool,
 }
 
+/// The lines about the server's own archiving, without which WAL can still be streamed.
+const ARCHIVING: [&str; 4] =
+    ["archive_mode", "archive_command", "continuous archiving", "WAL archive"];
+
+impl Check {
+    /// Whether it is about the server's own archiving, which a backup that streams its WAL can do without.
+    pub fn is_about_archiving(&self) -> bool {
+        ARCHIVING.contains(&self.name)
+    }
+}
+
 /// All checks of a server, or some of them.
 #[derive(Debug, Clone, Default)]
 pub struct Report {

@@ -1,0 +1,132 @@
+//! The WAL of a backup while it is made: kept on the server by a temporary slot, and streamed into the archive
+//! where that is wanted.
+//!
+//! The slot lives and ends with a connection of its own, so that nothing stays on the server whatever happens
+//! here.
+
+use std::future::pending;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Kind, Result};
+use crate::postgres;
+use crate::postgres::base_backup::WalPosition;
+use crate::postgres::conninfo::ConnInfo;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::replication::ReplicationConnection;
+use crate::wal::receive::{Source, receive};
+
+/// How often a connection that only keeps a slot is used, so that nobody takes it for forgotten.
+const PULSE: Duration = Duration::from_secs(30);
+
+/// A connection beside that of the backup, with a slot if there could be one.
+pub struct Connected {
+    connection: ReplicationConnection,
+    slot: Option<String>,
+}
+
+impl Connected {
+    /// Connects, and makes the temporary slot `name`; that there can be none is a warning.
+    ///
+    /// # Errors
+    /// If there is no connection.
+    pub async fn open(info: &ConnInfo, name: &str) -> Result<Self> {
+        let mut connection = ReplicationConnection::connect(info).await?;
+        let slot = match connection.create_slot(name, true).await {
+            Ok(()) => Some(name.to_owned()),
+            Err(error @ postgres::Error::Server(_)) => {
+                warn_of_none(&error.to_string());
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Connected { connection, slot })
+    }
+
+    /// As [`Connected::open`], where a backup can be made without.
+    pub async fn open_if_possible(info: &ConnInfo, name: &str) -> Option<Self> {
+        Connected::open(info, name).await.map_err(|error| warn_of_none(&error.to_string())).ok()
+    }
+
+    /// The name of the slot.
+    pub fn slot(&self) -> Option<String> {
+        self.slot.clone()
+    }
+}
+
+fn warn_of_none(why: &str) {
+    tracing::warn!(
+        "no temporary replication slot keeps the WAL of this backup on the server: {why}; see \
+         max_replication_slots and max_wal_senders"
+    );
+}
+
+/// WAL that is held for a backup; dropping it lets go.
+#[derive(Debug)]
+pub struct HeldWal {
+    end: watch::Sender<Option<Lsn>>,
+    task: Option<JoinHandle<Result<()>>>,
+}
+
+impl HeldWal {
+    /// Holds nothing.
+    pub fn nothing() -> Self {
+        HeldWal { end: watch::channel(None).0, task: None }
+    }
+
+    /// Keeps the WAL on the server, for whoever archives it.
+    pub fn keep(connected: Connected) -> Self {
+        let (end, _) = watch::channel(None);
+        HeldWal { end, task: Some(tokio::spawn(keep(connected))) }
+    }
+
+    /// Streams the WAL from `start` on into the archive.
+    pub fn stream(connected: Connected, source: Source, start: WalPosition) -> Self {
+        let (end, ended) = watch::channel(None);
+        let task = async move {
+            receive(connected.connection, &source, start.timeline, start.lsn, ended).await
+        };
+        HeldWal { end, task: Some(tokio::spawn(task)) }
+    }
+
+    /// Says how far the backup needs WAL.
+    pub fn end_at(&self, end: Lsn) {
+        self.end.send_replace(Some(end));
+    }
+
+    /// The failure of the stream; waits for ever if there is none. Cancel-safe.
+    pub async fn failure(&mut self) -> Error {
+        if let Some(task) = &mut self.task {
+            let ended = task.await;
+            self.task = None;
+            match ended {
+                Ok(Err(error)) => return error.context("the WAL of the backup"),
+                Ok(Ok(())) => {}
+                Err(panic) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
+                Err(_) => return Error::new(Kind::Internal, "the WAL of the backup was left"),
+            }
+        }
+        pending().await
+    }
+}
+
+impl Drop for HeldWal {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// Keeps a slot. That its connection breaks harms no backup by itself.
+async fn keep(mut connected: Connected) -> Result<()> {
+    loop {
+        tokio::time::sleep(PULSE).await;
+        if let Err(error) = connected.connection.identify_system().await {
+            warn_of_none(&error.to_string());
+            return Ok(());
+        }
+    }
+}
