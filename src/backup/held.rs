@@ -19,7 +19,7 @@ use crate::postgres::replication::ReplicationConnection;
 use crate::wal::receive::{Source, receive};
 
 /// How often a connection that only keeps a slot is used, so that nobody takes it for forgotten.
-const PULSE: Duration = Duration::from_secs(30);
+const PULSE: Duration = Duration::from_secs(10);
 
 /// A connection beside that of the backup, with a slot if there could be one.
 pub struct Connected {
@@ -66,29 +66,27 @@ fn warn_of_none(why: &str) {
 /// WAL that is held for a backup; dropping it lets go.
 #[derive(Debug)]
 pub struct HeldWal {
+    begin: watch::Sender<Option<WalPosition>>,
     end: watch::Sender<Option<Lsn>>,
     task: Option<JoinHandle<Result<()>>>,
 }
 
 impl HeldWal {
-    /// Holds nothing.
-    pub fn nothing() -> Self {
-        HeldWal { end: watch::channel(None).0, task: None }
-    }
-
-    /// Keeps the WAL on the server, for whoever archives it.
-    pub fn keep(connected: Connected) -> Self {
-        let (end, _) = watch::channel(None);
-        HeldWal { end, task: Some(tokio::spawn(keep(connected))) }
-    }
-
-    /// Streams the WAL from `start` on into the archive.
-    pub fn stream(connected: Connected, source: Source, start: WalPosition) -> Self {
+    /// Holds the WAL from now on where there is a connection: for whoever archives it or, with `source`, to be
+    /// streamed into the archive as soon as it is known where the backup begins.
+    pub fn hold(connected: Option<Connected>, source: Option<Source>) -> Self {
+        let (begin, begun) = watch::channel(None);
         let (end, ended) = watch::channel(None);
-        let task = async move {
-            receive(connected.connection, &source, start.timeline, start.lsn, ended).await
-        };
-        HeldWal { end, task: Some(tokio::spawn(task)) }
+        let task = connected.map(|connected| match source {
+            Some(source) => tokio::spawn(stream(connected, source, begun, ended)),
+            None => tokio::spawn(keep(connected)),
+        });
+        HeldWal { begin, end, task }
+    }
+
+    /// Says from where on the backup needs WAL.
+    pub fn begin_at(&self, begin: WalPosition) {
+        self.begin.send_replace(Some(begin));
     }
 
     /// Says how far the backup needs WAL.
@@ -127,6 +125,29 @@ async fn keep(mut connected: Connected) -> Result<()> {
         if let Err(error) = connected.connection.identify_system().await {
             warn_of_none(&error.to_string());
             return Ok(());
+        }
+    }
+}
+
+/// Keeps a slot until the backup begins, which a checkpoint may delay, and streams from there.
+async fn stream(
+    mut connected: Connected,
+    source: Source,
+    mut begun: watch::Receiver<Option<WalPosition>>,
+    ended: watch::Receiver<Option<Lsn>>,
+) -> Result<()> {
+    loop {
+        let begin = *begun.borrow_and_update();
+        if let Some(WalPosition { lsn, timeline }) = begin {
+            return receive(connected.connection, &source, timeline, lsn, ended).await;
+        }
+        tokio::select! {
+            changed = begun.changed() => if changed.is_err() {
+                return Ok(());
+            },
+            () = tokio::time::sleep(PULSE) => {
+                connected.connection.identify_system().await?;
+            }
         }
     }
 }

@@ -180,21 +180,9 @@ impl Attempt<'_> {
         let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
         let writer = Writer::new(self.repository.clone(), index, options)?;
-        let wal = self.connect_for_wal(&host).await?;
-        let source = Source {
-            repository: self.repository.clone(),
-            server: self.request.server.clone(),
-            system_id: system.system_id,
-            segment_size: facts.segment_size,
-            slot: wal.as_ref().and_then(Connected::slot),
-        };
-        let hold = |start| match wal {
-            Some(connected) if self.request.stream_wal => HeldWal::stream(connected, source, start),
-            Some(connected) => HeldWal::keep(connected),
-            None => HeldWal::nothing(),
-        };
+        let wal = self.hold_wal(&host, &facts).await?;
         let streamed =
-            stream::stream(self.request, &facts, replication, writer, hold, self.progress).await?;
+            stream::stream(self.request, &facts, replication, writer, wal, self.progress).await?;
         self.progress.phase("finishing", None);
         let (copied, mut writer) = (streamed.copied, streamed.writer);
         let keys = self.repository.clone();
@@ -276,14 +264,23 @@ impl Attempt<'_> {
     }
 
     /// Opens the connection that keeps or streams the WAL, to the host that is read.
-    async fn connect_for_wal(&self, host: &Host) -> Result<Option<Connected>> {
+    async fn hold_wal(&self, host: &Host, facts: &ServerFacts) -> Result<HeldWal> {
         let there = self.request.replication.at(host);
         // Of this session alone, so that it is never the slot of anybody else.
         let slot = format!("barman_backup_{}", self.session.id());
-        if self.request.stream_wal {
-            return Box::pin(Connected::open(&there, &slot)).await.map(Some);
+        if !self.request.stream_wal {
+            let connected = Box::pin(Connected::open_if_possible(&there, &slot)).await;
+            return Ok(HeldWal::hold(connected, None));
         }
-        Ok(Box::pin(Connected::open_if_possible(&there, &slot)).await)
+        let connected = Box::pin(Connected::open(&there, &slot)).await?;
+        let source = Source {
+            repository: self.repository.clone(),
+            server: self.request.server.clone(),
+            system_id: facts.system_id,
+            segment_size: facts.segment_size,
+            slot: connected.slot(),
+        };
+        Ok(HeldWal::hold(Some(connected), Some(source)))
     }
 
     /// Sees that the repository has its reserve, and room for what is expected to be new.

@@ -43,13 +43,13 @@ pub struct Streamed {
     pub copy_began: Instant,
 }
 
-/// Takes a base backup over `replication`. `hold` is called when it is known where the backup begins.
+/// Takes a base backup over `replication`; `wal` is told where it begins and ends.
 pub async fn stream(
     request: &Request,
     facts: &ServerFacts,
     mut replication: ReplicationConnection,
     mut writer: Writer,
-    hold: impl FnOnce(WalPosition) -> HeldWal,
+    mut wal: HeldWal,
     progress: &Progress,
 ) -> Result<Streamed> {
     let mode = replication.show("data_directory_mode").await?;
@@ -65,7 +65,7 @@ pub async fn stream(
     let backup = BaseBackup::start(replication, &options).await?;
     let copy_began = Instant::now();
     let start = backup.start_position();
-    let mut wal = hold(start);
+    wal.begin_at(start);
     let total = backup.tablespaces().iter().filter_map(|space| space.size_kib).sum::<u64>() * 1024;
     progress.phase("copying", Some(total));
     let (frames, received) = mpsc::channel(QUEUE);

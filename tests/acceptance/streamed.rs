@@ -156,6 +156,10 @@ fn what_is_awaited_is_named_and_has_an_outcome_of_its_own() {
     let (mut cluster, barman) = silent(VERSION);
     barman.archive_from("main", &mut cluster);
     barman.ok(&["backup", "main", "--wait"]);
+    // Archived and streamed at once: it is the same content.
+    let both = barman.ok(&["backup", "main", "--wal", "stream"]);
+    assert!(both.stdout.contains(": DONE\n") && both.stderr.is_empty(), "{both}");
+    barman.ok(&["check", "main"]);
     // A command that succeeds, and leads elsewhere.
     cluster.psql("ALTER SYSTEM SET archive_command = 'true'");
     cluster.psql("SELECT pg_reload_conf()");
@@ -233,6 +237,14 @@ fn a_temporary_slot_keeps_the_wal_until_it_has_come() {
     let backup = barman.ok(&["backup", "main", "--wal", "stream"]);
     assert!(backup.stdout.contains(": DONE\n"), "{backup}");
     assert!(backup.stderr.contains("no temporary replication slot"), "{backup}");
+    barman.archive_from("main", &mut cluster);
+    cluster.psql("ALTER SYSTEM SET max_wal_senders = 1");
+    cluster.restart();
+    let backup = barman.ok(&["backup", "main"]);
+    assert!(backup.stderr.contains("no temporary replication slot"), "{backup}");
+    let refused = barman.run(&["backup", "main", "--wal", "stream"]);
+    assert_eq!(refused.status, 1, "{refused}");
+    assert!(refused.stderr.contains("max_wal_senders"), "{refused}");
 }
 
 #[test]

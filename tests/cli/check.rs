@@ -84,6 +84,29 @@ fn wal_that_is_missing_or_went_elsewhere_is_named() {
 }
 
 /// Has a segment archived; its name.
+#[test]
+fn a_server_without_work_is_not_failing_when_all_its_wal_has_arrived() {
+    let (cluster, barman) = backed_up();
+    cluster.psql("ALTER SYSTEM SET archive_command = '/bin/false'");
+    cluster.psql("SELECT pg_reload_conf()");
+    let name = cluster.switch_wal();
+    let fails = "SELECT failed_count > 0 FROM pg_stat_archiver";
+    wait_until(Duration::from_secs(30), || cluster.psql(fails) == "t");
+    let failed = only_failure(&barman, &format!("archiving {name} fails"));
+    assert!(failed.starts_with("continuous archiving: FAILED"), "{failed}");
+
+    // PostgreSQL still tells of the failure, and has nothing else to send.
+    let path = cluster.data().join("pg_wal").join(&name);
+    barman.ok(&["wal-archive", "main", path.to_str().unwrap()]);
+    let check = barman.ok(&["check", "main"]);
+    let line = format!("\tcontinuous archiving: OK (archiving {name} failed at first");
+    assert!(check.stdout.contains(&line), "{check}");
+
+    // It has something, and cannot.
+    cluster.switch_wal();
+    only_failure(&barman, "continuous archiving: FAILED");
+}
+
 fn archived(cluster: &Cluster, barman: &Barman) -> String {
     let name = cluster.switch_wal();
     wait_until(Duration::from_secs(30), || {

@@ -21,8 +21,13 @@ const FIRST_WAL: Duration = Duration::from_secs(10);
 /// How often it is looked for.
 const POLL: Duration = Duration::from_millis(200);
 
-/// What the server says of its archiving.
-pub(super) fn check_settings(server: &Server, remote: &Remote, report: &mut Report) {
+/// What the server says of its archiving; `has_caught_up` is the answer of that function.
+pub(super) fn check_settings(
+    server: &Server,
+    remote: &Remote,
+    has_caught_up: bool,
+    report: &mut Report,
+) {
     let mode = remote.setting("archive_mode");
     if remote.in_recovery && mode != "always" {
         report.must("archive_mode", true, "a standby: its primary archives");
@@ -35,10 +40,49 @@ pub(super) fn check_settings(server: &Server, remote: &Remote, report: &mut Repo
     report.must("archive_command", has, if has { "" } else { &hint });
     let archiver = &remote.archiver;
     let hint = match (&archiver.last_failed_wal, archiver.is_failing()) {
+        (Some(file), true) if has_caught_up => {
+            format!("archiving {file} failed at first, and all that the server closed has arrived")
+        }
         (Some(file), true) => format!("archiving {file} fails: see PostgreSQL's log"),
         _ => String::new(),
     };
-    report.must("continuous archiving", remote.is_archiving(), hint);
+    let works = remote.is_archiving() || remote.is_archiver_on() && has_caught_up;
+    report.must("continuous archiving", works, hint);
+}
+
+/// Whether all segments that a failing server has closed are in the repository all the same. PostgreSQL tells of
+/// its last failure until it archives something, which a server without work may not do for long.
+pub(super) async fn has_caught_up(
+    server: &Server,
+    repository: &Repository,
+    remote: &Remote,
+    patience: Patience,
+) -> bool {
+    let Some(file) =
+        remote.archiver.last_failed_wal.as_ref().filter(|_| remote.archiver.is_failing())
+    else {
+        return false;
+    };
+    let Ok(name @ WalName::Segment(_)) = file.parse::<WalName>() else { return false };
+    // The next one is being written.
+    if segments_ahead(remote, &name) != Some(1) {
+        return false;
+    }
+    let found = patience.wait(has_arrived(server, repository, remote, &name));
+    found.await.unwrap_or(false)
+}
+
+/// Whether a file of a cluster is in the repository.
+async fn has_arrived(
+    server: &Server,
+    repository: &Repository,
+    of: &Remote,
+    name: &WalName,
+) -> Result<bool> {
+    let (timeline, file) = (name.timeline().0, name.to_string());
+    let found =
+        repository::wal::of_file(repository, &server.name, of.system_id, timeline, &file).await?;
+    Ok(!found.is_empty())
 }
 
 /// Whether what `archiver`, the server or its primary, says to have archived last is in the repository. A
@@ -56,12 +100,7 @@ pub(super) async fn check_lag(
         return;
     };
     let Ok(name) = file.parse::<WalName>() else { return };
-    let found = patience.wait(async {
-        let (system_id, timeline) = (archiver.system_id, name.timeline().0);
-        let found =
-            repository::wal::of_file(repository, &server.name, system_id, timeline, file).await?;
-        Ok(!found.is_empty())
-    });
+    let found = patience.wait(has_arrived(server, repository, archiver, &name));
     match found.await {
         Ok(true) => {
             let ahead = distance(archiver, &name).unwrap_or_default();
@@ -82,14 +121,17 @@ pub(super) async fn check_lag(
 /// How far the server's WAL is ahead of what it archived last.
 fn distance(archiver: &Remote, last: &WalName) -> Option<String> {
     let size = SegmentSize::new(archiver.segment_size).ok()?;
-    let current: SegmentName = match archiver.current_wal.as_deref()?.parse().ok()? {
-        WalName::Segment(segment) => segment,
-        _ => return None,
-    };
-    let last = last.segment()?;
-    let ahead = current.number(size).ok()?.0.checked_sub(last.number(size).ok()?.0)?;
+    let ahead = segments_ahead(archiver, last)?;
     let bytes = human::size(ahead.saturating_mul(size.bytes()));
     Some(format!(", and the server is {ahead} segments ({bytes}) further"))
+}
+
+/// How many segments behind `last` a server writes.
+fn segments_ahead(remote: &Remote, last: &WalName) -> Option<u64> {
+    let size = SegmentSize::new(remote.segment_size).ok()?;
+    let current: SegmentName = remote.current_wal.as_deref()?.parse().ok()?;
+    let last = last.segment()?;
+    current.number(size).ok()?.0.checked_sub(last.number(size).ok()?.0)
 }
 
 /// Makes a new server send WAL by its `writer`, the server itself or its primary, since nothing else shows

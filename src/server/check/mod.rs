@@ -113,7 +113,13 @@ async fn check(server: &Server, place: &Place<'_>, patience: Patience, parts: &m
     if let Some(Running { remote, .. }) = &running {
         let accepted = listed.as_ref().map_or(&[][..], |listed| &listed.accepted);
         postgres::check_system(server, remote, streaming, accepted, report);
-        archiving::check_settings(server, remote, report);
+        let has_caught_up = match &look.repository {
+            Some(repository) => {
+                archiving::has_caught_up(server, repository, remote, patience).await
+            }
+            None => false,
+        };
+        archiving::check_settings(server, remote, has_caught_up, report);
     }
     match first_wal {
         None | Some(Ok(true)) => {}
