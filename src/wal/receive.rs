@@ -25,6 +25,9 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// How long a server may take to end a stream of which all that was wanted is stored.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// The timeline that has no history.
+const FIRST_TIMELINE: TimelineId = TimelineId(1);
+
 /// Whose WAL is streamed, and where it goes.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -54,6 +57,9 @@ pub async fn receive(
     mut end: watch::Receiver<Option<Lsn>>,
 ) -> Result<()> {
     let mut from = source.segment_size.floor(start);
+    if timeline > FIRST_TIMELINE {
+        source.store_history(&mut connection, timeline).await?;
+    }
     loop {
         let slot = source.slot.as_deref();
         let stream = connection.start_replication(slot, from, timeline).await?;
@@ -86,6 +92,7 @@ impl Source {
         timeline: TimelineId,
     ) -> Result<()> {
         let Some((_, content)) = connection.timeline_history(timeline).await? else {
+            tracing::warn!("the server has no history of timeline {timeline}");
             return Ok(());
         };
         let file = WalName::History(timeline).to_string();

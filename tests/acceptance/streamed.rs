@@ -2,9 +2,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use barman::backup::wait::wait_for_wal;
+use barman::backup::{Request, back_up};
+use barman::interrupt::Interrupt;
+use barman::postgres::conninfo::ConnInfo;
+use barman::progress::{Observer, Progress};
+use barman::repository::Repository;
+use barman::repository::slots::NewSlot;
 use barman::storage::local::durable_rename;
+use barman::storage::location::storage_at;
+use barman::wal::archive::archive;
+use barman::wal::arrival::Arrival;
+use repo_format::keys::Secret;
+use repo_format::slot::Credential;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -148,6 +161,16 @@ fn a_standby_that_is_promoted_while_its_wal_is_awaited_brings_it_on_the_new_time
     assert_eq!(fetch("00000002.history"), 0);
     // pg_verifybackup looks for the end of the WAL on timeline 1 only, where it was never completed.
     let server = restored(&barman, VERSION, &["--no-parse-wal"]);
+    assert_eq!(server.table_checksum("known"), standby.table_checksum("known"));
+
+    // A repository that knows nothing of it gets the history with the first backup.
+    let other = Barman::initialised();
+    other.server("main", &standby, "immediate_checkpoint = true\n");
+    other.ok(&["backup", "main", "--wal", "stream"]);
+    let to = other.path("fetched");
+    let history = ["wal-restore", "main", "00000002.history", to.to_str().unwrap()];
+    assert_eq!(other.run(&history).status, 0);
+    let server = restored(&other, VERSION, &[]);
     assert_eq!(server.table_checksum("known"), standby.table_checksum("known"));
 }
 
@@ -309,4 +332,57 @@ fn a_stream_waits_for_its_repository_and_ends_with_its_backup() {
     let server = restored(&barman, VERSION, &[]);
     assert_eq!(server.psql("SELECT count(*) FROM pgbench_accounts"), "100000");
     barman.ok(&["repo", "check", "--read-data"]);
+}
+
+/// Remembers the phases that it is told.
+#[derive(Default)]
+struct Phases(Mutex<Vec<String>>);
+
+impl Observer for Phases {
+    fn phase(&self, name: &str, _: Option<u64>) {
+        self.0.lock().unwrap().push(name.to_owned());
+    }
+
+    fn advance(&self, _: u64) {}
+}
+
+#[test]
+fn the_progress_of_a_wait_names_the_segment() {
+    let (cluster, _) = silent(VERSION);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = storage_at(directory.path().join("repository").to_str().unwrap()).unwrap();
+        let credential = Credential::KeyFile(Secret::from_bytes([3; 32]));
+        let slot = NewSlot { credential, label: "test".into(), cost: Default::default() };
+        storage.prepare(None).await.unwrap();
+        let created = Repository::create(storage, &slot, Default::default(), Default::default());
+        let repository = Arc::new(created.await.unwrap());
+        let connection = ConnInfo::parse(&cluster.conninfo()).unwrap();
+        let request = Request {
+            server: "main".into(),
+            sql: connection.clone(),
+            replication: connection,
+            name: None,
+            fast_checkpoint: true,
+            max_rate: None,
+            threads: 2,
+            level: 1,
+            reserve: Some(0),
+            needs_room: true,
+            stream_wal: false,
+        };
+        let phases = Arc::new(Phases::default());
+        let progress: Progress = phases.clone();
+        let made = back_up(&repository, &request, &Interrupt::never(), &progress).await.unwrap();
+        phases.0.lock().unwrap().clear();
+        let limit = Duration::from_millis(700);
+        let wait = || wait_for_wal(&repository, &made.snapshot, limit, &progress);
+        let gap = wait().await.unwrap().expect("nothing is archived");
+        let told = format!("waiting for WAL file {}", gap.first);
+        assert_eq!(phases.0.lock().unwrap().as_slice(), [told]);
+        let path = cluster.data().join("pg_wal").join(gap.first.to_string());
+        archive(&repository, "main", Arrival::read(&path).unwrap()).await.unwrap();
+        assert_eq!(wait().await.unwrap(), None);
+    });
 }
