@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::human;
 use crate::postgres::sql::{SqlConnection, Write};
 use crate::repository::Repository;
-use crate::server::primary::{Switch, switch_wal};
+use crate::server::primary::{ANSWER, Switch, in_time, switch_wal};
 use crate::wal::inventory::Gap;
 
 impl Run<'_> {
@@ -125,9 +125,9 @@ async fn restore_point(request: &Request, snapshot: &Snapshot) {
         let sql = Box::pin(SqlConnection::connect(&request.sql)).await?;
         let made = sql.create_restore_point(&format!("barman_{}", snapshot.backup_id)).await;
         sql.close().await;
-        made
+        Ok(made?)
     };
-    if let Err(error) = mark.await {
+    if let Err(error) = in_time(ANSWER, mark).await {
         tracing::warn!("no restore point was made for backup {}: {error}", snapshot.backup_id);
     }
 }
