@@ -112,17 +112,20 @@ pub struct DirectoryBuilder {
     /// The encoded entries, one after the other.
     encoded: Vec<u8>,
     /// Where each of them is.
-    entries: Vec<Range<usize>>,
+    entries: Vec<Range<u32>>,
 }
 
 impl DirectoryBuilder {
     /// Adds an entry.
     pub fn add(&mut self, entry: &Entry) -> Result<()> {
         entry.validate()?;
-        let start = self.encoded.len();
-        self.encoded.extend(codec::encode(entry));
-        self.entries.push(start..self.encoded.len());
-        within("directory", self.length(), MAX_DIRECTORY)
+        let encoded = codec::encode(entry);
+        let end = self.encoded.len() + encoded.len();
+        within("directory", (COUNT + end) as u64, MAX_DIRECTORY)?;
+        let place = |at: usize| u32::try_from(at).expect("a directory is not over 1 GiB");
+        self.entries.push(place(self.encoded.len())..place(end));
+        self.encoded.extend(encoded);
+        Ok(())
     }
 
     /// The entry with this name.
@@ -138,7 +141,7 @@ impl DirectoryBuilder {
     /// If two entries have the same name.
     pub fn finish(self) -> Result<EncodedDirectory> {
         let DirectoryBuilder { encoded, mut entries } = self;
-        let name = |entry: &Range<usize>| name_of(part(&encoded, entry));
+        let name = |entry: &Range<u32>| name_of(part(&encoded, entry));
         entries.sort_unstable_by(|a, b| name(a).cmp(name(b)));
         if let Some([one, _]) = entries.array_windows().find(|[one, next]| name(one) == name(next))
         {
@@ -148,11 +151,6 @@ impl DirectoryBuilder {
         let count = u32::try_from(entries.len()).expect("an entry is longer than a byte");
         Ok(EncodedDirectory { count: count.to_le_bytes(), encoded, entries })
     }
-
-    /// The length of the encoded directory in bytes.
-    fn length(&self) -> u64 {
-        (COUNT + self.encoded.len()) as u64
-    }
 }
 
 /// A directory that is encoded, in pieces.
@@ -160,7 +158,7 @@ impl DirectoryBuilder {
 pub struct EncodedDirectory {
     count: [u8; COUNT],
     encoded: Vec<u8>,
-    entries: Vec<Range<usize>>,
+    entries: Vec<Range<u32>>,
 }
 
 impl EncodedDirectory {
@@ -171,8 +169,8 @@ impl EncodedDirectory {
     }
 }
 
-fn part<'e>(encoded: &'e [u8], entry: &Range<usize>) -> &'e [u8] {
-    encoded.get(entry.clone()).unwrap_or_default()
+fn part<'e>(encoded: &'e [u8], entry: &Range<u32>) -> &'e [u8] {
+    encoded.get(entry.start as usize..entry.end as usize).unwrap_or_default()
 }
 
 /// The name with which an encoded entry begins, behind its length.

@@ -6,7 +6,7 @@
 //!
 //! Nothing is held but what is in flight: a relation of any size passes in pieces.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -81,7 +81,7 @@ pub fn copy(
         progress,
         tree: TreeBuilder::new(directory_mode),
         pages: PageCheck::default(),
-        checksums: HashMap::new(),
+        arrived: HashSet::new(),
         small: BTreeMap::new(),
         linked: vec![],
         files: 0,
@@ -114,9 +114,8 @@ struct Copy<'a> {
     progress: &'a Progress,
     tree: TreeBuilder,
     pages: PageCheck,
-    /// Length and CRC-32C of each file that the manifest has not named yet, by a hash of its path: there may be
-    /// millions.
-    checksums: HashMap<PathHash, (u64, u32)>,
+    /// What arrived, and the manifest has not named yet: there may be millions.
+    arrived: HashSet<FileHash>,
     small: BTreeMap<&'static str, Vec<u8>>,
     /// Tablespaces that came as links.
     linked: Vec<MappedTablespace>,
@@ -234,7 +233,7 @@ impl Copy<'_> {
         self.files += 1;
         self.bytes += size;
         self.zero_bytes += stored.zero_bytes;
-        self.checksums.insert(hash(path), (size, crc));
+        self.arrived.insert(hash(path, size, crc));
         if let Some((name, bytes)) = telling {
             self.small.insert(name, bytes);
         }
@@ -244,28 +243,20 @@ impl Copy<'_> {
 
     /// Compares the manifest with what arrived: every file of one is in the other, with the same bytes.
     fn verify(&mut self, frames: &mut Frames) -> Result<()> {
-        let (arrived, mut verdict) = (&mut self.checksums, Ok(()));
+        let (arrived, mut verdict) = (&mut self.arrived, Ok(()));
         let take = |file: ManifestFile| {
-            let same_bytes =
-                |crc| file.checksum.as_ref().is_none_or(|sum| *sum == FileChecksum::crc32c(crc));
-            let what = match arrived.remove(&hash(&file.path)) {
-                None => "is in the server's manifest and did not arrive",
-                Some((size, _)) if size != file.size => {
-                    "has another size than in the server's manifest"
-                }
-                Some((_, crc)) if !same_bytes(crc) => {
-                    "has another checksum than in the server's manifest"
-                }
-                Some(_) => return,
-            };
-            if verdict.is_ok() {
-                verdict = Err(lost(&String::from_utf8_lossy(&file.path), what));
+            let crc = file.checksum.as_ref().and_then(FileChecksum::as_crc32c);
+            let as_it_was =
+                crc.is_some_and(|crc| arrived.remove(&hash(&file.path, file.size, crc)));
+            if !as_it_was && verdict.is_ok() {
+                let path = String::from_utf8_lossy(&file.path);
+                verdict = Err(lost(&path, "did not arrive as it is in the server's manifest"));
             }
         };
         BackupManifest::read(frames.take(MAX_MANIFEST), take)
             .map_err(sent_wrong("its backup manifest"))?;
         verdict?;
-        match self.checksums.len() {
+        match self.arrived.len() {
             0 => Ok(()),
             1 => Err(lost("a file", "arrived and is not in the server's manifest")),
             count => {
@@ -302,11 +293,13 @@ impl Copy<'_> {
     }
 }
 
-/// The beginning of the BLAKE3 hash of a path.
-type PathHash = [u8; 16];
+/// The beginning of the BLAKE3 hash of a file's length in bytes, CRC-32C, and path.
+type FileHash = [u8; 16];
 
-fn hash(path: &[u8]) -> PathHash {
-    blake3::hash(path).as_bytes().first_chunk().copied().unwrap_or_default()
+fn hash(path: &[u8], size: u64, crc: u32) -> FileHash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&size.to_le_bytes()).update(&crc.to_le_bytes()).update(path);
+    hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
 }
 
 fn lost(path: &str, what: &str) -> Error {

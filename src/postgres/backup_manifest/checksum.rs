@@ -61,6 +61,13 @@ impl FileChecksum {
     pub fn crc32c(crc: u32) -> FileChecksum {
         FileChecksum { algorithm: ChecksumAlgorithm::Crc32c, value: crc.to_le_bytes().to_vec() }
     }
+
+    /// The CRC-32C that this is, if it is one.
+    pub fn as_crc32c(&self) -> Option<u32> {
+        let is_crc = self.algorithm == ChecksumAlgorithm::Crc32c;
+        let value = self.value.as_slice().try_into().ok().filter(|_| is_crc)?;
+        Some(u32::from_le_bytes(value))
+    }
 }
 
 /// Computes a file's checksum from its bytes as they pass.
