@@ -21,6 +21,8 @@ servers=()            # process ids of what was started
 main() {
   [ -x "$built" ] || die "there is no $built: run 'make build' first"
   find_postgres
+  # A restore looks there for the programs that the server will be started with.
+  PATH=$bin:$PATH
   prepare_folder
   tell "This is $("$demo/barman" --version | head -n 1), with $("$bin/postgres" --version)."
   make_cluster
