@@ -66,6 +66,10 @@ impl Storage for FaultyStorage {
         }
     }
 
+    async fn group(&self) -> Result<Option<u32>> {
+        self.inner.group().await
+    }
+
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         match self.next() {
             None => self.inner.put(name, bytes).await,

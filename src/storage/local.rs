@@ -104,6 +104,14 @@ impl Storage for LocalStorage {
         .await
     }
 
+    async fn group(&self) -> Result<Option<u32>> {
+        self.run("read", "", |root| match Sharing::of(root)? {
+            Sharing::Owner => Ok(None),
+            Sharing::Group(group) => Ok(Some(group)),
+        })
+        .await
+    }
+
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         let root = self.root.clone();
         self.run("write", name, move |path| {

@@ -31,6 +31,11 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// may use it.
     async fn prepare(&self, group: Option<u32>) -> Result<()>;
 
+    /// The group whose users share the place, if one does.
+    async fn group(&self) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
     /// Creates an object. It is durable, and whole to every reader, when this returns.
     ///
     /// # Errors

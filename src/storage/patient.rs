@@ -106,6 +106,10 @@ impl Storage for PatientStorage {
         self.inner.prepare(group).await
     }
 
+    async fn group(&self) -> Result<Option<u32>> {
+        self.inner.group().await
+    }
+
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         self.patiently(|again| {
             let bytes = bytes.clone();

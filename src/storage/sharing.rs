@@ -5,9 +5,11 @@
 //! others do, with no option, and whatever his umask is.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+
+use super::reserve::RESERVE;
 
 /// The bits of a directory that its group shares: setgid, and all rights for the group.
 const SHARED_DIRECTORY: u32 = 0o2770;
@@ -82,19 +84,36 @@ impl Rights {
     }
 }
 
-/// Gives `directory` and all that is below it to `group`.
+/// Gives `directory` and all that is below it to `group`. It comes before what is in it: what others make meanwhile is
+/// for the group already.
 pub fn share(directory: &Path, group: u32) -> io::Result<()> {
     let sharing = Sharing::Group(group);
+    give(directory, sharing.directory())?;
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let metadata = fs::symlink_metadata(&path)?;
-        if metadata.is_dir() {
-            share(&path, group)?;
-        } else if metadata.is_file() {
-            sharing.file().give(&File::open(&path)?)?;
+        let shared = fs::symlink_metadata(&path).and_then(|metadata| {
+            if metadata.is_dir() {
+                share(&path, group)
+            } else if !metadata.is_file() {
+                Ok(())
+            } else if path.file_name() == Some(RESERVE.as_ref()) {
+                give(&path, sharing.changing_file())
+            } else {
+                give(&path, sharing.file())
+            }
+        });
+        match shared {
+            // Somebody deleted it meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            shared => shared?,
         }
     }
-    sharing.directory().give(&File::open(directory)?)
+    Ok(())
+}
+
+fn give(path: &Path, rights: Rights) -> io::Result<()> {
+    let given = File::open(path).and_then(|file| rights.give(&file));
+    given.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]

@@ -47,6 +47,10 @@ impl Storage for SpendingStorage {
         self.inner.prepare(group).await
     }
 
+    async fn group(&self) -> Result<Option<u32>> {
+        self.inner.group().await
+    }
+
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         self.spending(|| self.inner.put(name, bytes.clone())).await
     }

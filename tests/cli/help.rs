@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::barman;
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "backup",
     "check",
     "cron",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 30] = [
     "repo key remove",
     "repo server-accept",
     "repo server-rename",
+    "repo share",
     "repo upgrade",
     "restore",
     "show-backup",

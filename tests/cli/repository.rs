@@ -174,8 +174,9 @@ fn a_lost_key_file_is_made_again_from_its_recovery_code() {
     let file = setup.0.path().join("code");
     let recover = format!("repo key recover --code-file {}", file.display());
     fs::remove_file(&key).unwrap();
-    let last = asked.chars().last().unwrap();
-    let wrong = asked.replace(last, if last == 'q' { "p" } else { "q" });
+    let mut wrong = asked.clone();
+    let last = wrong.pop().unwrap();
+    wrong.push(if last == 'q' { 'p' } else { 'q' });
     fs::write(&file, &wrong).unwrap();
     refused(&setup, &recover, "a character is wrong");
     let other = repo_format::keys::Secret::from_bytes([7; 32]);

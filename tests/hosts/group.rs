@@ -111,6 +111,107 @@ fn one_user_archives_and_another_backs_up_and_both_maintain() {
     assert_ne!(process::run(stranger).status, 0);
 }
 
+/// The bits and the group of a file.
+fn rights(path: &Path) -> (u32, u32) {
+    let metadata = fs::metadata(path).unwrap();
+    (metadata.mode() & 0o7777, metadata.gid())
+}
+
+#[test]
+fn a_key_file_that_is_made_later_is_for_the_group_too() {
+    if !account::is_root() {
+        eprintln!("only root can give a file to a group of others");
+        return;
+    }
+    let barman = Barman::new();
+    let account = account::current();
+    let (user, group) = (account.name.as_str(), account.gid);
+    run_as(user, &barman, &["repo", "init", "--group", user]).expect_success();
+    let code = run_as(user, &barman, &["-f", "json", "repo", "key", "recovery-code"]);
+    let code: serde_json::Value = serde_json::from_str(&code.expect_success().stdout).unwrap();
+    let file = barman.path("code");
+    account::write_file(&file, code["recovery_code"].as_str().unwrap());
+
+    fs::remove_file(barman.key_file()).unwrap();
+    let recover = ["repo", "key", "recover", "--code-file", file.to_str().unwrap()];
+    run_as(user, &barman, &recover).expect_success();
+    assert_eq!(rights(&barman.key_file()), (0o640, group));
+
+    let second = barman.path("second.key");
+    let add = ["repo", "key", "add", "--key-file", second.to_str().unwrap()];
+    run_as(user, &barman, &add).expect_success();
+    assert_eq!(rights(&second), (0o640, group));
+    // One that is there is somebody's own.
+    fs::set_permissions(&second, fs::Permissions::from_mode(0o600)).unwrap();
+    run_as(user, &barman, &add);
+    assert_eq!(rights(&second).0, 0o600);
+}
+
+#[test]
+fn a_repository_is_shared_later() {
+    if !account::is_root() {
+        eprintln!("only root can be two users: there is no more to see than in storage::local");
+        return;
+    }
+    let mut cluster = Cluster::builder(17).initdb("--wal-segsize=1").start();
+    let barman = Barman::new();
+    let user = account::current().name.clone();
+    let options = "immediate_checkpoint = true\nrepository_reserve = 1Mi\n";
+    barman.server("main", &cluster, options);
+    open_the_way(&[
+        barman.path("."),
+        barman.path("servers.d"),
+        barman.path("servers.d/main.conf"),
+        barman.config(),
+        cluster.directory().to_owned(),
+    ]);
+    let init = ["repo", "init", "--server", "main"];
+    run_as(&user, &barman, &init).expect_success();
+    barman.archive_from("main", &mut cluster);
+    run_as(&user, &barman, &["backup", "main", "--wait"]).expect_success();
+    assert_ne!(run_as(OTHER, &barman, &["list-backups", "main"]).status, 0);
+
+    let again = run_as(&user, &barman, &[&init[..], &["--group", &user]].concat());
+    let command = format!("barman repo share {user}");
+    assert!(again.status == 1 && again.stderr.contains(&command), "{again}");
+    // Who does not own it cannot give it away.
+    let share = ["repo", "share", "--server", "main", user.as_str()];
+    assert_ne!(run_as(OTHER, &barman, &share).status, 0);
+    let closed = barman.path("no-such-group");
+    let unknown = ["repo", "share", "--server", "main", closed.to_str().unwrap()];
+    assert!(run_as(&user, &barman, &unknown).stderr.contains("there is no group"));
+
+    // Somebody else's directory above is told.
+    fs::set_permissions(barman.path("."), fs::Permissions::from_mode(0o700)).unwrap();
+    let shared = run_as(&user, &barman, &share).expect_success();
+    let warning = format!("users of group {user} may not enter {}", barman.path("").display());
+    assert!(shared.stderr.contains(warning.trim_end_matches('/')), "{shared}");
+    fs::set_permissions(barman.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    let shared = run_as(&user, &barman, &share).expect_success();
+    assert!(!shared.stderr.contains("may not enter"), "{shared}");
+
+    let group = account::current().gid;
+    let mut found = vec![];
+    everything(&barman.repository(), &mut found);
+    for path in &found {
+        let bits = match (path.is_dir(), path.ends_with(".reserve")) {
+            (true, _) => 0o2770,
+            (_, true) => 0o660,
+            _ => 0o440,
+        };
+        assert_eq!(rights(path), (bits, group), "{}", path.display());
+    }
+    assert_eq!(rights(&barman.key_file()), (0o640, group));
+    // Both work there, and the archiver goes on.
+    run_as(OTHER, &barman, &["check", "main"]).expect_success();
+    run_as(OTHER, &barman, &["backup", "main", "--wait"]).expect_success();
+    run_as(&user, &barman, &["delete", "main", "latest"]).expect_success();
+    run_as(OTHER, &barman, &["delete", "main", "latest"]).expect_success();
+    run_as(OTHER, &barman, &["repo", "prune", "--server", "main"]).expect_success();
+    run_as(&user, &barman, &["repo", "check", "--read-data"]).expect_success();
+    cluster.stop(Shutdown::Fast);
+}
+
 #[test]
 fn without_a_group_only_the_owner_writes() {
     let barman = Barman::initialised();

@@ -1,18 +1,18 @@
 //! `barman repo init`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use repo_format::config::{Chunking, Packing};
 use repo_format::slot::Credential;
 use serde_json::json;
 
-use super::recovery;
 use super::secret::{self, KeyFile};
+use super::{recovery, share};
 use crate::cli::{Session, open};
 use crate::config::KeySource;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::repository::slots::NewSlot;
-use crate::repository::{self, Repository, host};
+use crate::repository::{self, Repository};
 
 /// Create the repository.
 ///
@@ -53,11 +53,12 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         Some(path) => KeySource::KeyFile(std::path::absolute(&path).unwrap_or(path)),
         None => settings.key()?.clone(),
     };
-    let group = args.group.as_deref().map(group_id).transpose()?;
-    if group.is_some() {
-        // What is there already is not given to anybody.
+    let group = args.group.as_deref().map(share::group_id).transpose()?;
+    if let Some(name) = &args.group {
+        // What is there already is not given to anybody by the way.
         if storage.list("keys/").await.is_ok_and(|keys| !keys.is_empty()) {
-            return Err(repository::Error::Exists { location: storage.location() }.into());
+            let error = Error::from(repository::Error::Exists { location: storage.location() });
+            return Err(error.hint(format!("to share it with the group: barman repo share {name}")));
         }
         storage.prepare(group).await?;
     }
@@ -98,8 +99,12 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         }
         None => output.print(format!("  opened by {}", source.describe())),
     }
-    if let Some(group) = &args.group {
-        output.print(format!("  shared by the users of group {group}"));
+    if let (Some(name), Some(group)) = (&args.group, group) {
+        output.print(format!("  shared by the users of group {name}"));
+        share::warn_of_closed_ways(Path::new(&location), group, name, output);
+        if let Some(file) = &key_file {
+            share::warn_of_closed_ways(&file.path, group, name, output);
+        }
     }
     output.result(
         "repository",
@@ -128,11 +133,4 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         output.info(format!("Now put 'repository_key_file = {place}' into barman.conf."));
     }
     Ok(())
-}
-
-fn group_id(name: &str) -> Result<u32> {
-    host::group_id(name).ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("there is no group {name:?} in /etc/group"))
-            .hint("give its number, if it comes from elsewhere")
-    })
 }

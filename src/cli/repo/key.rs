@@ -49,8 +49,8 @@ enum Command {
 
 /// Add a key file or a password.
 ///
-/// With --key-file that key file is added; it is created if it does not exist. Otherwise a password is
-/// added, read from --new-password-file or asked for.
+/// With --key-file that key file is added; it is created if it does not exist, and the group that shares the
+/// repository may read it. Otherwise a password is added, read from --new-password-file or asked for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = ADD_EXAMPLES)]
 struct AddArgs {
@@ -127,7 +127,9 @@ async fn add(args: AddArgs, server: Option<&str>, session: &mut Session) -> Resu
     let repository = unlock(server, session).await?;
     let (credential, key_file) = match &args.key_file {
         Some(path) => {
-            let file = KeyFile::read_or_make(path, None)?;
+            // A key file that is there is somebody's, and stays as it is.
+            let group = if path.exists() { None } else { repository.storage().group().await? };
+            let file = KeyFile::read_or_make(path, group)?;
             (file.credential(), Some(file))
         }
         None => {

@@ -9,6 +9,7 @@ mod recovery;
 mod repair;
 mod secret;
 mod server;
+mod share;
 mod upgrade;
 
 use clap::Subcommand;
@@ -45,6 +46,7 @@ enum Command {
     Prune(prune::Args),
     Repair(repair::Args),
     Key(key::Args),
+    Share(share::Args),
     #[command(name = "server-accept")]
     ServerAccept(server::AcceptArgs),
     #[command(name = "server-rename")]
@@ -62,6 +64,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         Command::Prune(args) => prune::run(args, server, session).await,
         Command::Repair(args) => repair::run(args, server, session).await,
         Command::Key(args) => key::run(args, server, session).await,
+        Command::Share(args) => share::run(args, server, session).await,
         Command::ServerAccept(args) => server::accept(args, session).await,
         Command::ServerRename(args) => server::rename(args, server, session).await,
         Command::Upgrade(args) => upgrade::run(args, server, session).await,

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 
-use repo_format::keys::Secret;
 use repo_format::recovery_code::{self, MAX_TEXT};
 use repo_format::slot::Credential;
 use zeroize::Zeroizing;
@@ -36,7 +35,7 @@ const SHOW_EXAMPLES: &str = "EXAMPLES:
 /// Make a lost key file again from its recovery code.
 ///
 /// Asks for the code on the terminal, sees that it opens the repository, and writes the key file. A key
-/// file that is there is never replaced. Blanks, hyphens and capital letters in the code do not matter.
+/// file that is there is never replaced. The group that shares the repository may read it. Blanks, hyphens and capital letters in the code do not matter.
 #[derive(Debug, clap::Args)]
 #[command(after_help = RECOVER_EXAMPLES)]
 pub struct RecoverArgs {
@@ -101,7 +100,8 @@ pub async fn recover(args: RecoverArgs, server: Option<&str>, session: &Session)
     let (id, _) = slots::unlock(storage.as_ref(), &credential).await.map_err(|error| {
         Error::from(error).context("the code is well written, but of no key of this repository")
     })?;
-    write(&path, &secret)?;
+    // Whoever shares the repository may open it, as with the key file that is lost.
+    key_file::write(&path, &secret, storage.group().await?)?;
     session.output.info(format!("Wrote {}, which is key {id}", path.display()));
     session.output.result("key", id.to_string());
     Ok(())
@@ -160,8 +160,4 @@ async fn ask() -> Result<Zeroizing<String>> {
         prompt = "and the rest:  ";
     }
     Ok(code)
-}
-
-fn write(path: &Path, secret: &Secret) -> Result<()> {
-    Ok(key_file::write(path, secret, None)?)
 }
