@@ -15,7 +15,7 @@ use super::backup_info::{self, WalRange};
 use super::open::Repositories;
 use super::output::Output;
 use super::progress::Bar;
-use super::{Session, check, human, remote};
+use super::{Session, check, human, memory, remote};
 use crate::backup::{self, Made, Request};
 use crate::catalog::{Catalog, Status};
 use crate::config::Server;
@@ -237,6 +237,7 @@ impl Run<'_> {
                 .hint(format!("see all checks: barman check {}", server.name)));
         }
         let opened = interrupt.unless(repositories.of(server, Access::Write)).await?;
+        memory::remember(&session.config.global.state_directory, &opened);
         let patient = PatientStorage::new(
             opened.storage().clone(),
             server.repository_timeout,

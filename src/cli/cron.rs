@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::output::Output;
-use super::{Session, open};
+use super::{Session, memory, open};
 use crate::catalog::retention::{self, Retention};
 use crate::catalog::{Catalog, deletion};
 use crate::config::{RepositorySettings, Server};
@@ -54,7 +54,8 @@ pub async fn run(_args: Args, session: &mut Session) -> Result<()> {
         let servers = config.servers.values();
         let servers: Vec<&Server> =
             servers.filter(|server| server.repository.location == settings.location).collect();
-        if let Err(error) = maintain(settings, &servers, output).await {
+        let state = &config.global.state_directory;
+        if let Err(error) = maintain(settings, &servers, state, output).await {
             output.failure(&error);
         }
     }
@@ -74,9 +75,11 @@ const LONG_REST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 async fn maintain(
     settings: &RepositorySettings,
     servers: &[&Server],
+    state: &Path,
     output: &Output,
 ) -> Result<()> {
     let repository = open::quietly(settings, Access::Prune).await?;
+    memory::remember(state, &repository);
     let removed = aftermath::settle(&repository).await?;
     if removed > 0 {
         output.debug(format!("removed {removed} dead sessions from {}", repository.location()));

@@ -6,6 +6,7 @@
 
 mod journal;
 mod logging;
+mod memory;
 mod not_yet;
 
 mod session;

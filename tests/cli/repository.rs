@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use barman::storage::local::durable_rename;
 use serde_json::json;
 
 use super::{Said, Setup, barman};
@@ -66,6 +67,45 @@ fn a_repository_is_created_once_with_a_new_key_file() {
     assert!(checked.out.ends_with("No problems found\n"), "{}", checked.out);
     assert_eq!(ok(&setup, "-f json repo check").json()["repository"]["problems"], json!([]));
     assert!(ok(&setup, "repo upgrade").out.contains("Nothing to upgrade"));
+}
+
+#[test]
+fn an_empty_place_that_held_a_repository_gets_no_new_one() {
+    let setup = setup("repository_key_file = HOME/the.key\nstate_directory = HOME/state");
+    let (repository, away) = (setup.0.path().join("repo"), setup.0.path().join("away"));
+    ok(&setup, "repo init");
+    let id =
+        ok(&setup, "-f json repo info").json()["repository"]["id"].as_str().unwrap().to_owned();
+    let gone = |place: &str| format!("repository {id} was in {place}, and nothing is there");
+    let gone = gone(repository.to_str().unwrap());
+
+    // The mount point of a disk that is not mounted, and none at all.
+    durable_rename(&repository, &away).unwrap();
+    refused(&setup, "repo init", &gone);
+    fs::create_dir(&repository).unwrap();
+    refused(&setup, "repo init", &gone);
+    refused(&setup, "repo init --key-file /nonexistent/other.key", &gone);
+    refused(&setup, &format!("repo init --instead-of {}", "0".repeat(32)), &gone);
+    assert_eq!(fs::read_dir(&repository).unwrap().count(), 0);
+    fs::remove_dir(&repository).unwrap();
+    durable_rename(&away, &repository).unwrap();
+    refused(&setup, "repo init", "there is a repository in");
+    ok(&setup, "repo check");
+
+    // A host that was set up anew knows again what cron found there.
+    fs::remove_dir_all(setup.0.path().join("state")).unwrap();
+    ok(&setup, "cron");
+    fs::remove_dir_all(&repository).unwrap();
+    refused(&setup, "repo init", &gone);
+
+    refused(&setup, "repo init", &format!("the same again with --instead-of {id}"));
+    // It existed, which is warned of; the key is as good for the new one.
+    let said = run(&setup, &format!("repo init --instead-of {id}"));
+    assert!(said.code == 0 && said.err.contains("its disk is not mounted"), "{}", said.err);
+    let new = ok(&setup, "-f json repo info").json()["repository"]["id"].clone();
+    assert_ne!(new, json!(id));
+    fs::remove_dir_all(&repository).unwrap();
+    refused(&setup, "repo init", &format!("repository {} was in", new.as_str().unwrap()));
 }
 
 #[test]

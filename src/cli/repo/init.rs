@@ -8,18 +8,20 @@ use serde_json::json;
 
 use super::secret::{self, KeyFile};
 use super::{recovery, share};
-use crate::cli::{Session, open};
+use crate::cli::{Session, memory, open};
 use crate::config::KeySource;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::repository::slots::NewSlot;
 use crate::repository::{self, Repository};
+use crate::storage::Storage;
 
 /// Create the repository.
 ///
 /// Makes a new repository at the configured place, opened by the configured key file or password. A key
 /// file that does not exist yet is created; keep a copy of it elsewhere, because without it nothing can
 /// be restored. On a terminal its recovery code is shown, for a copy on paper; it is never written to a
-/// log, a file or JSON. A place that holds a repository already is left alone.
+/// log, a file or JSON. A place that holds a repository already is left alone, and so is one that held one when this
+/// host used it last and is empty now: its disk may not be mounted.
 ///
 /// With --group, all users of that group share the repository: one archives WAL, another backs up. Everything in it, now
 /// and later, is for the group, whatever the umask of who writes it, and the group may read the key file. Without it,
@@ -33,6 +35,9 @@ pub struct Args {
     /// Share the repository and its key file with the users of this group
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
+    /// Make a new repository where the one with this id was, which is gone for good
+    #[arg(long, value_name = "ID")]
+    pub instead_of: Option<String>,
     /// Do not show the recovery code of a new key file
     #[arg(long)]
     pub no_recovery_code: bool,
@@ -54,6 +59,8 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         None => settings.key()?.clone(),
     };
     let group = args.group.as_deref().map(share::group_id).transpose()?;
+    let state = &session.config.global.state_directory;
+    refuse_to_replace(storage.as_ref(), state, args.instead_of.as_deref()).await?;
     if let Some(name) = &args.group {
         // What is there already is not given to anybody by the way.
         if storage.list("keys/").await.is_ok_and(|keys| !keys.is_empty()) {
@@ -78,6 +85,7 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         file.discard(storage.as_ref()).await;
     }
     let repository = created?;
+    memory::remember(state, &repository);
     if let Err(error) = storage.ensure_reserve(settings.reserve).await {
         output.warning(format!(
             "no space is set aside for emptying a full disk: {}",
@@ -133,4 +141,26 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         output.info(format!("Now put 'repository_key_file = {place}' into barman.conf."));
     }
     Ok(())
+}
+
+/// A place that held a repository and is empty now may be the mount point of a disk that is not mounted.
+async fn refuse_to_replace(
+    storage: &dyn Storage,
+    state: &Path,
+    instead_of: Option<&str>,
+) -> Result<()> {
+    let location = storage.location();
+    let Some(id) = memory::of_place(state, &location) else { return Ok(()) };
+    let is_empty = match storage.list("keys/").await {
+        Ok(keys) => keys.is_empty(),
+        Err(error) => error.is_no_place(),
+    };
+    if !is_empty || instead_of == Some(&id) {
+        return Ok(());
+    }
+    let message = format!(
+        "repository {id} was in {location}, and nothing is there: its disk may not be mounted"
+    );
+    Err(Error::new(Kind::Refused, message)
+        .hint(format!("mount it; if it is gone for good, the same again with --instead-of {id}")))
 }
