@@ -139,7 +139,7 @@ async fn prune(repository: &Arc<Repository>, was_deleted: bool, output: &Output)
     }
     let pruner = match Pruner::begin(repository).await {
         Ok(pruner) => pruner,
-        Err(error @ crate::repository::Error::Busy { .. }) => {
+        Err(error @ crate::repository::Error::NotAlone { .. }) => {
             output.debug(format!("not pruned: {error}"));
             return Ok(());
         }

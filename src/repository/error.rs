@@ -105,6 +105,22 @@ pub enum Error {
         /// When it began.
         since: String,
     },
+    /// Somebody else is at work where one must be alone.
+    #[error(
+        "nothing can be pruned while {what} is running: process {process} on {host} since {since}"
+    )]
+    NotAlone {
+        /// What is running.
+        what: String,
+        /// Whether it is a backup.
+        is_backup: bool,
+        /// Its host.
+        host: String,
+        /// Its process id.
+        process: u32,
+        /// When it began.
+        since: String,
+    },
     /// This session was taken for dead, and what it wrote may have been deleted.
     #[error("this session was taken for dead after a silence of {silence}")]
     Fenced {
@@ -241,6 +257,16 @@ impl From<Error> for crate::error::Error {
             }
             Error::Encode(_) | Error::Seal(_) | Error::Random(_) => (Kind::Storage, None),
             Error::Busy { .. } => {
+                (Kind::Refused, Some("wait for it to end, or end it, and try again"))
+            }
+            Error::NotAlone { is_backup: true, host, process, .. } => {
+                let hint = format!(
+                    "wait for it to end; one that waits for space is ended on {host} by: kill {process}. \
+                     It can be run again, and what it has stored is found then"
+                );
+                return crate::error::Error::new(Kind::Refused, error.to_string()).hint(hint);
+            }
+            Error::NotAlone { .. } => {
                 (Kind::Refused, Some("wait for it to end, or end it, and try again"))
             }
             Error::Fenced { .. } => (Kind::Refused, Some("run the backup again")),

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use repo_format::blob::{Frame, SealedBlob};
 use repo_format::chunk::ChunkKind;
-use repo_format::ids::{IndexId, PackId};
+use repo_format::ids::{IndexId, PackId, SessionId};
 use repo_format::index::BlobLocation;
 use repo_format::maintenance::{Maintenance, Phase};
 use repo_format::names::{BackupName, ObjectName};
@@ -27,7 +27,7 @@ use super::index::{Index, LiveBlobs, RowSet, packs_in_store};
 use super::reader::Reader;
 use super::references::References;
 use super::rewrite::{self, Replaced};
-use super::sessions::{self, OwnSession};
+use super::sessions::{self, FoundSession, OwnSession};
 use super::{Access, Repository, aftermath, host, now_micros, repair, snapshots};
 use crate::blocking::blocking;
 use crate::progress::Progress;
@@ -150,11 +150,13 @@ impl Pruner {
     /// Begins.
     ///
     /// # Errors
-    /// [`Error::Busy`] if anybody else is at work in the repository.
+    /// [`Error::NotAlone`] if anybody else is at work in the repository.
     pub async fn begin(repository: &Arc<Repository>) -> Result<Self> {
         let activity = Activity::Read { purpose: "prune".to_owned(), backups: vec![] };
         repository.require_newest(Access::Prune).await?;
         aftermath::settle(repository).await?;
+        // Before anything is written: on a full disk that takes of the reserve, which a backup that waits would use up.
+        refuse_company(repository, None).await?;
         let session = OwnSession::begin(repository.clone(), activity).await?;
         let mut pruner =
             Pruner { repository: repository.clone(), session, pending: None, epoch: 0 };
@@ -168,7 +170,7 @@ impl Pruner {
     }
 
     async fn look_around(&mut self) -> Result<()> {
-        self.refuse_company().await?;
+        self.refuse_others().await?;
         let Some(latest) = records(&self.repository).await?.pop() else { return Ok(()) };
         let object = self.repository.storage().get(&latest.name.to_string()).await?;
         let record = Maintenance::open(self.repository.keys(), &latest.name, &object)
@@ -179,22 +181,8 @@ impl Pruner {
         Ok(())
     }
 
-    async fn refuse_company(&self) -> Result<()> {
-        for other in sessions::live(&self.repository).await? {
-            if other.id == self.session.id() {
-                continue;
-            }
-            return Err(match other.session {
-                Some(session) => sessions::busy(&session),
-                None => Error::Busy {
-                    what: "an unknown session".to_owned(),
-                    host: "another host".to_owned(),
-                    process: 0,
-                    since: "an unknown time".to_owned(),
-                },
-            });
-        }
-        Ok(())
+    async fn refuse_others(&self) -> Result<()> {
+        refuse_company(&self.repository, Some(self.session.id())).await
     }
 
     /// Plans, and does it unless this is a dry run. `expired` tells what nothing needs; it is asked again when
@@ -276,7 +264,7 @@ impl Pruner {
     /// tells, after the plan was written down, what nothing needs.
     ///
     /// # Errors
-    /// [`Error::Busy`] if a backup began meanwhile; nothing was deleted then.
+    /// [`Error::NotAlone`] if a backup began meanwhile; nothing was deleted then.
     pub async fn carry_out<E: From<Error>>(
         mut self,
         plan: &Plan,
@@ -315,7 +303,7 @@ impl Pruner {
     /// Writes down what goes, and looks then whether anybody has come who does not know.
     async fn announce(&mut self, record: &Maintenance) -> Result<()> {
         self.put_record(record).await?;
-        self.refuse_company().await
+        self.refuse_others().await
     }
 
     /// Says that nothing is pending.
@@ -401,6 +389,29 @@ impl Pruner {
             })
         })
         .await
+    }
+}
+
+/// An error if anybody but the session `own` is at work.
+async fn refuse_company(repository: &Repository, own: Option<SessionId>) -> Result<()> {
+    let mut others = sessions::live(repository).await?;
+    others.retain(|found| Some(found.id) != own);
+    match others.into_iter().next() {
+        None => Ok(()),
+        Some(FoundSession { session: Some(session), .. }) => Err(Error::NotAlone {
+            what: sessions::describe(&session.activity),
+            is_backup: matches!(session.activity, Activity::Backup { .. }),
+            since: sessions::since(&session),
+            host: session.host,
+            process: session.process,
+        }),
+        Some(_) => Err(Error::NotAlone {
+            what: "an unknown session".to_owned(),
+            is_backup: false,
+            host: "another host".to_owned(),
+            process: 0,
+            since: "an unknown time".to_owned(),
+        }),
     }
 }
 

@@ -328,11 +328,16 @@ pub fn describe(activity: &Activity) -> String {
 
 /// The error for who has to wait for another session.
 pub fn busy(session: &Session) -> Error {
-    let since = jiff::Timestamp::from_microsecond(session.begun_at).unwrap_or_default();
     Error::Busy {
         what: describe(&session.activity),
         host: session.host.clone(),
         process: session.process,
-        since: since.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        since: since(session),
     }
+}
+
+/// When a session began, for people.
+pub fn since(session: &Session) -> String {
+    let begun_at = jiff::Timestamp::from_microsecond(session.begun_at).unwrap_or_default();
+    begun_at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }

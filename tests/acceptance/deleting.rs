@@ -237,7 +237,11 @@ fn nothing_is_pruned_while_a_backup_runs_and_a_killed_one_is_a_failed_one() {
         let list = barman.ok(&["list-backups", "main"]);
         list.stdout.contains("STARTED") && size(&barman.repository().join("packs")) > 0
     });
-    refused(&barman, &["repo", "prune"], "a backup of main is running already");
+    refused(
+        &barman,
+        &["repo", "prune"],
+        "nothing can be pruned while a backup of main is running: process",
+    );
     barman.ok(&["delete", "main", &first]);
     running.kill();
     barman.ok(&["cron"]);

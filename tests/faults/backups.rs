@@ -243,5 +243,27 @@ fn a_full_disk_is_emptied() {
     barman.ok(&["repo", "prune", "--server", "main"]);
     assert_eq!(fs::metadata(&reserve).unwrap().len(), 2 << 20);
     barman.ok(&["repo", "check", "--read-data"]);
+
+    // While one waits nothing is pruned; it is said how it can be.
+    cluster.psql("INSERT INTO more SELECT gen_random_uuid() FROM generate_series(1, 200000)");
+    let backup = barman.spawn(&["backup", "main", "--no-space-check"]);
+    wait_until(LIMIT, || cluster.psql(streaming) == "1");
+    disk.fill();
+    wait_until(LIMIT, || waits(&backup) || backup.stderr().contains("ERROR"));
+    let (refused, process) = (barman.run(&["repo", "prune", "--server", "main"]), backup.pid());
+    for words in [
+        format!("nothing can be pruned while a backup of main is running: process {process} on "),
+        format!(" by: kill {process}. It can be run again"),
+    ] {
+        assert!(refused.status == 1 && refused.stderr.contains(&words), "{words}: {refused}");
+    }
+    assert!(reserve.exists(), "it would have filled up with the backup");
+    backup.signal(Signal::TERM);
+    let ended = backup.wait(LIMIT);
+    assert_eq!(ended.status, 128 + 15, "{ended}");
+    barman.ok(&["repo", "prune", "--server", "main"]);
+    fs::remove_file(&filler).unwrap();
+    barman.ok(&["backup", "main"]);
+    barman.ok(&["repo", "check", "--read-data"]);
     cluster.stop(Shutdown::Fast);
 }
