@@ -89,6 +89,9 @@ pub struct Args {
     /// The same barman must be in PATH there; it needs no configuration and no key.
     #[arg(long, value_name = "SSH_COMMAND")]
     pub remote_ssh_command: Option<String>,
+    /// How the other host calls this one, of which its restore_command asks for WAL; otherwise this host's name
+    #[arg(long, value_name = "HOST", requires = "remote_ssh_command")]
+    pub backup_host: Option<String>,
     /// Check and plan everything, say what would be done, and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -423,7 +426,8 @@ impl Args {
         }
         if self.remote_ssh_command.is_some() {
             // That host has no key: it asks this one, as Barman's hosts do.
-            let words = ["barman-wal-restore", "-U", &host::user(), &host::name(), &server.name];
+            let this = self.backup_host.clone().unwrap_or_else(host::name);
+            let words = ["barman-wal-restore", "-U", &host::user(), &this, &server.name];
             let words: Vec<String> = words.iter().map(|w| shell_word(Path::new(w))).collect();
             let command = words.join(" ").replace('%', "%%");
             return Ok(WalSource::Command(format!("{command} \"%f\" \"%p\"")));

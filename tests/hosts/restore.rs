@@ -96,6 +96,13 @@ fn a_server_comes_back_on_another_host() {
     let asking = hosts.run(&hosts.path("asking"), &ssh, &["--get-wal"]).expect_success();
     let auto = fs::read_to_string(hosts.path("asking/postgresql.auto.conf")).unwrap();
     assert!(auto.contains("restore_command = 'barman-wal-restore -U "), "{asking}{auto}");
+    let named = hosts.path("named");
+    let more = ["--get-wal", "--backup-host", "backup.example.com", "--dry-run"];
+    let named = hosts.run(&named, &ssh, &more).expect_success();
+    let asks = format!("barman-wal-restore -U {} backup.example.com main", account::current().name);
+    for line in [format!("'{asks} \"%f\" \"%p\"'"), format!("{asks} --test")] {
+        assert!(named.stdout.contains(&line), "{line}: {named}");
+    }
 }
 
 #[test]

@@ -284,6 +284,15 @@ fn wal(prepared: &Prepared, environment: Option<&RepositorySettings>) -> String 
              repository nor its key"
         );
     }
+    if let (Some(_), WalSource::Command(command)) =
+        (prepared.destination.host(), &prepared.request.wal)
+    {
+        let asking = command.trim_end_matches(" \"%f\" \"%p\"").replace("%%", "%");
+        return format!(
+            "restore_command asks this host for it, over SSH; as the server's user there, see that it \
+             answers: {asking} --test"
+        );
+    }
     let key = match environment {
         None => "finds it and its key by barman.conf".to_owned(),
         Some(settings) => match &settings.key {
