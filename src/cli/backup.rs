@@ -237,7 +237,7 @@ impl Run<'_> {
                 .hint(format!("see all checks: barman check {}", server.name)));
         }
         let opened = interrupt.unless(repositories.of(server, Access::Write)).await?;
-        memory::remember(&session.config.global.state_directory, &opened);
+        memory::try_to_remember(&session.config.global.state_directory, &opened);
         let patient = PatientStorage::new(
             opened.storage().clone(),
             server.repository_timeout,

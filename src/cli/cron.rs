@@ -79,7 +79,7 @@ async fn maintain(
     output: &Output,
 ) -> Result<()> {
     let repository = open::quietly(settings, Access::Prune).await?;
-    memory::remember(state, &repository);
+    memory::try_to_remember(state, &repository);
     let removed = aftermath::settle(&repository).await?;
     if removed > 0 {
         output.debug(format!("removed {removed} dead sessions from {}", repository.location()));

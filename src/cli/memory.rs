@@ -17,14 +17,18 @@ pub fn of_place(state_directory: &Path, location: &str) -> Option<String> {
     Some(text.split_whitespace().next()?.to_owned())
 }
 
-/// Remembers that `repository` is where it is. What cannot be remembered is only not warned of one day.
-pub fn remember(state_directory: &Path, repository: &Repository) {
+/// Remembers that `repository` is where it is.
+pub fn remember(state_directory: &Path, repository: &Repository) -> io::Result<()> {
     let (id, location) = (repository.config().repository.to_string(), repository.location());
     if of_place(state_directory, &location).is_some_and(|known| known == id) {
-        return;
+        return Ok(());
     }
-    let text = format!("{id} {location}\n");
-    if let Err(error) = replace(&file(state_directory, &location), &text) {
+    replace(&file(state_directory, &location), &format!("{id} {location}\n"))
+}
+
+/// As [`remember`], for commands that can do without: what cannot be remembered is only not warned of one day.
+pub fn try_to_remember(state_directory: &Path, repository: &Repository) {
+    if let Err(error) = remember(state_directory, repository) {
         tracing::debug!("no memory in {}: {error}", state_directory.display());
     }
 }

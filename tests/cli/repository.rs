@@ -106,6 +106,13 @@ fn an_empty_place_that_held_a_repository_gets_no_new_one() {
     assert_ne!(new, json!(id));
     fs::remove_dir_all(&repository).unwrap();
     refused(&setup, "repo init", &format!("repository {} was in", new.as_str().unwrap()));
+
+    // Where nothing can be kept it is said, once.
+    fs::remove_dir_all(setup.0.path().join("state")).unwrap();
+    fs::write(setup.0.path().join("state"), "a file").unwrap();
+    let said = run(&setup, "repo init");
+    assert!(said.code == 0 && said.err.contains("set state_directory to"), "{}", said.err);
+    ok(&setup, "cron");
 }
 
 #[test]

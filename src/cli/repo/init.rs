@@ -85,7 +85,13 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         file.discard(storage.as_ref()).await;
     }
     let repository = created?;
-    memory::remember(state, &repository);
+    if let Err(error) = memory::remember(state, &repository) {
+        output.warning(format!(
+            "it cannot be remembered in {} that this repository is here, should its disk not be mounted one day: \
+             {error}; set state_directory to a directory that is yours",
+            state.display()
+        ));
+    }
     if let Err(error) = storage.ensure_reserve(settings.reserve).await {
         output.warning(format!(
             "no space is set aside for emptying a full disk: {}",
