@@ -19,6 +19,7 @@ use super::places::Places;
 use super::programs::Programs;
 use super::reach::{self, Window};
 use super::settings::{COPIED_WAL, WalSource};
+use super::target::Moment;
 use super::tree::{PlannedFiles, Tree, read_small};
 use super::wal_plan::WalPlan;
 use super::{Request, Restored};
@@ -119,6 +120,13 @@ impl Prepared {
             }
             path => path?,
         };
+        if let Some(path) = path.as_ref().filter(|_| request.target.moment == Moment::Latest)
+            && let Some(gap) = path.gap()?
+        {
+            warnings.push(format!(
+                "the archive has WAL after a gap: {gap}; what came after it is not restored"
+            ));
+        }
         let wal = path.as_ref().map(|path| WalPlan::along(path, snapshot, &request, &mut layout));
         let wal = wal.transpose()?.unwrap_or_default();
         let window = path.as_ref().map(|path| path.window(snapshot)).transpose()?.flatten();

@@ -176,6 +176,21 @@ impl Path {
         }))
     }
 
+    /// What is missing between the WAL that recovery can read and the last that the archive has of the timeline.
+    pub fn gap(&self) -> Result<Option<Gap>> {
+        let (Some(reached), Some(last)) =
+            (self.last, self.inventory.last_segment(self.history.timeline()))
+        else {
+            return Ok(None);
+        };
+        let (next, last) = (reached.number(self.size)?.next(), last.number(self.size)?);
+        if next >= last {
+            return Ok(None);
+        }
+        let (from, to) = (next.start(self.size), last.start(self.size));
+        Ok(self.inventory.gaps(self.history.timeline(), from, to, self.size).into_iter().next())
+    }
+
     fn missing(&self, snapshot: &Snapshot, first: SegmentNo, last: SegmentNo) -> Error {
         let gap = Gap {
             first: self.history.segment(first, self.size),

@@ -305,6 +305,13 @@ fn a_clone_cannot_spoil_its_origins_history() {
         restored(&barman, 17, &arguments, "SELECT who FROM t")
     };
     assert_eq!((who("1"), who("2")), ("origin".to_owned(), "clone".to_owned()));
+    let timeline = check_line(&barman, "main", "timeline");
+    assert_eq!(timeline["status"], "FAILED", "{timeline}");
+    let hint = timeline["hint"].as_str().unwrap();
+    assert!(
+        hint.starts_with("the server is on 1, and the archive has WAL of timeline 2"),
+        "{hint}"
+    );
 
     // When the origin itself is failed over, its timeline 2 is another one: that is refused, and kept apart.
     let standby = barman.path("standby");

@@ -61,10 +61,17 @@ fn wal_that_is_missing_or_went_elsewhere_is_named() {
     let range = format!("{} to {} (2 segments)", lost[0], lost[1]);
     let failed = only_failure(&barman, &range);
     assert!(failed.starts_with("WAL continuity: FAILED (missing since backup "), "{failed}");
+    let destination = barman.path("restored");
+    let restore = ["restore", "main", "latest", destination.to_str().unwrap(), "--dry-run"];
+    let warning = format!("the archive has WAL after a gap: {range}; what came after it is not");
+    let planned = barman.ok(&restore);
+    assert!(planned.stderr.contains(&warning), "{planned}");
     for (object, name) in objects.iter().zip(&lost) {
         durable_rename(&kept.join(name), object).unwrap();
     }
     barman.ok(&["check", "main"]);
+    let planned = barman.ok(&restore);
+    assert!(!planned.stderr.contains("gap"), "{planned}");
 
     // A command that succeeds and archives elsewhere.
     let count = "SELECT archived_count FROM pg_stat_archiver";
@@ -83,7 +90,6 @@ fn wal_that_is_missing_or_went_elsewhere_is_named() {
     barman.ok(&["backup", "main"]);
 }
 
-/// Has a segment archived; its name.
 #[test]
 fn a_server_without_work_is_not_failing_when_all_its_wal_has_arrived() {
     let (cluster, barman) = backed_up();
@@ -107,6 +113,7 @@ fn a_server_without_work_is_not_failing_when_all_its_wal_has_arrived() {
     only_failure(&barman, "continuous archiving: FAILED");
 }
 
+/// Has a segment archived; its name.
 fn archived(cluster: &Cluster, barman: &Barman) -> String {
     let name = cluster.switch_wal();
     wait_until(Duration::from_secs(30), || {

@@ -10,6 +10,7 @@ use super::report::Report;
 use crate::config::Server;
 use crate::error::Result;
 use crate::human;
+use crate::postgres::lsn::TimelineId;
 use crate::postgres::sql::Write;
 use crate::postgres::wal_name::{SegmentName, SegmentSize, WalName};
 use crate::repository::{self, Repository, servers};
@@ -166,6 +167,22 @@ pub(super) async fn first_wal(
         }
         None => Ok(false),
     }
+}
+
+/// Whether the archive has a timeline that the server does not know of: a copy of it archives in its place, or it
+/// was left behind by a failover.
+pub(super) fn check_timeline(remote: &Remote, newest: Option<TimelineId>, report: &mut Report) {
+    let current = remote.current_wal.as_deref().and_then(|file| file.parse::<SegmentName>().ok());
+    let (Some(SegmentName { timeline, .. }), Some(newest)) = (current, newest) else { return };
+    let hint = match newest > timeline {
+        false => format!("{timeline}"),
+        true => format!(
+            "the server is on {timeline}, and the archive has WAL of timeline {newest}: another server \
+             archives as this one, or has taken over; restores follow {newest} unless --target-tli says \
+             otherwise"
+        ),
+    };
+    report.should("timeline", newest <= timeline, hint);
 }
 
 /// Files that came with other content than the archive has under their names.

@@ -13,6 +13,7 @@ mod report;
 mod repository;
 mod shelf;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 pub use patience::Patience;
@@ -22,7 +23,9 @@ pub use repository::Place;
 use crate::config::Server;
 use crate::error::Result;
 use crate::human;
+use crate::postgres::lsn::TimelineId;
 use crate::repository::{Repository, servers};
+use crate::wal::inventory::Inventory;
 use postgres::Running;
 use repository::Look;
 use shelf::Shelf;
@@ -120,6 +123,8 @@ async fn check(server: &Server, place: &Place<'_>, patience: Patience, parts: &m
             None => false,
         };
         archiving::check_settings(server, remote, has_caught_up, report);
+        let newest = listed.as_ref().and_then(|listed| listed.newest.get(&remote.system_id));
+        archiving::check_timeline(remote, newest.copied(), report);
     }
     match first_wal {
         None | Some(Ok(true)) => {}
@@ -144,6 +149,8 @@ async fn check(server: &Server, place: &Place<'_>, patience: Patience, parts: &m
 struct Listed {
     /// The clusters that the server stands for; any, if there are none.
     accepted: Vec<u64>,
+    /// The newest timeline of each cluster that the archive has WAL of.
+    newest: BTreeMap<u64, TimelineId>,
     /// Whether no WAL has ever come, and none is waited for.
     lacks_wal: bool,
 }
@@ -162,6 +169,8 @@ async fn check_catalog(
     };
     catalog::check(server, &mut shelf, now, report).await?;
     let accepted = servers::systems(repository, &server.name).await.unwrap_or_default();
+    let newest = |(system, wal): (&u64, &Inventory)| Some((*system, *wal.timelines().last()?));
+    let newest = shelf.wal.iter().filter_map(newest).collect();
     let lacks_wal = shelf.wal.is_empty() && shelf.len() == 0;
-    Ok(Listed { accepted, lacks_wal })
+    Ok(Listed { accepted, newest, lacks_wal })
 }
