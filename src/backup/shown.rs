@@ -64,14 +64,47 @@ impl Shown {
 }
 
 /// What the server shows of quoted keywords (a database that is called `all`) cannot be told from the
-/// keywords.
+/// keywords. A rule that cannot be written as it was lets nobody in: without it, a later one might.
 fn rule_line(rule: &HbaRule) -> String {
     let one = |word: &String| vec![word.clone()];
     let mut lists = vec![one(&rule.kind), rule.databases.clone(), rule.users.clone()];
     lists.extend(rule.address.iter().chain(&rule.mask).map(one));
-    lists.push(one(&rule.method));
-    lists.extend(rule.options.iter().map(one));
-    authentication_file::line(lists.iter().map(Vec::as_slice))
+    match options(rule) {
+        Some(options) => {
+            lists.push(one(&rule.method));
+            lists.extend(options.iter().map(one));
+            authentication_file::line(lists.iter().map(Vec::as_slice))
+        }
+        None => {
+            lists.push(vec!["reject".to_owned()]);
+            let line = authentication_file::line(lists.iter().map(Vec::as_slice));
+            format!("# Was {}, in a way that the server does not show:\n{line}", rule.method)
+        }
+    }
+}
+
+/// The options of a rule as a server reads them, which is not always as it shows them; nothing if it does not
+/// show enough.
+fn options(rule: &HbaRule) -> Option<Vec<String>> {
+    let has = |name: &str| rule.options.iter().any(|option| option.starts_with(name));
+    // Searches below the whole base are those that options describe; others are of an `ldapurl`.
+    if rule.method == "ldap" && has("ldapbasedn=") && !has("ldapscope=2") {
+        return None;
+    }
+    let shown = rule.options.iter().filter(|option| !option.starts_with("ldapscope="));
+    let mut options: Vec<String> = shown
+        .map(|option| match option.as_str() {
+            // Anything but 1 is off.
+            "include_realm=true" => "include_realm=1".to_owned(),
+            "ldaptls=true" => "ldaptls=1".to_owned(),
+            "delegate_ident_mapping=true" => "delegate_ident_mapping=1".to_owned(),
+            other => other.to_owned(),
+        })
+        .collect();
+    if matches!(rule.method.as_str(), "gss" | "sspi") && !has("include_realm=") {
+        options.push("include_realm=0".to_owned());
+    }
+    Some(options)
 }
 
 fn mapping_line(mapping: &IdentMapping) -> String {
@@ -139,5 +172,38 @@ mod tests {
                     \"ldapprefix=cn=a, b\"\n";
         assert_eq!(text(&all, "/etc/hba").unwrap(), format!("{MADE}{line}"));
         assert!(text(&all, "/etc/ident").unwrap().ends_with("\nm /^(.*)$ \"\\1\"\n"));
+    }
+
+    #[test]
+    fn rules_mean_what_they_meant() {
+        let line = |method: &str, options: &[&str]| {
+            rule_line(&HbaRule {
+                kind: "local".into(),
+                databases: vec!["all".into()],
+                users: vec!["+my group".into()],
+                address: None,
+                mask: None,
+                method: method.into(),
+                options: options.iter().map(|option| (*option).to_owned()).collect(),
+            })
+        };
+        for (method, shown, written) in [
+            ("gss", &["include_realm=true", "krb_realm=X"][..], "gss include_realm=1 krb_realm=X"),
+            ("gss", &[], "gss include_realm=0"),
+            (
+                "ldap",
+                &["ldaptls=true", "ldapprefix=x", "ldapscope=2"],
+                "ldap ldaptls=1 ldapprefix=x",
+            ),
+            ("ldap", &["ldapbasedn=x", "ldapscope=2"], "ldap ldapbasedn=x"),
+            ("oauth", &["delegate_ident_mapping=true"], "oauth delegate_ident_mapping=1"),
+            ("peer", &["map=true"], "peer map=true"),
+        ] {
+            assert_eq!(line(method, shown), format!("local all +\"my group\" {written}\n"));
+        }
+        for scope in [&["ldapbasedn=x", "ldapscope=1"][..], &["ldapbasedn=x"]] {
+            let line = line("ldap", scope);
+            assert!(line.starts_with('#') && line.ends_with(" reject\n"), "{line}");
+        }
     }
 }

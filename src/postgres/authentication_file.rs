@@ -42,10 +42,11 @@ pub fn line<'w>(words: impl IntoIterator<Item = &'w [String]>) -> String {
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| !c.is_whitespace() && !matches!(c, ',' | '"' | '#' | '\\');
     if !word.is_empty() && !word.starts_with('@') && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("\"{}\"", word.replace('"', "\"\""))
+        return word.to_owned();
     }
+    // In quotes it would not say any more that members of a role are meant.
+    let (plus, word) = word.strip_prefix('+').map_or(("", word), |group| ("+", group));
+    format!("{plus}\"{}\"", word.replace('"', "\"\""))
 }
 
 struct Word {
@@ -102,7 +103,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let list = ["all", "my db", "", "a,b", "say \"x\"", "@x", "#", "+role", "/^(.*)$", "\\1"];
+        let list =
+            ["all", "my db", "", "a,b", "say \"x\"", "@x", "#", "+role", "+a b", "/^(.*)$", "\\1"];
         let list = list.map(str::to_owned);
         let written = line([&list[..], &list[..2]]);
         assert!(written.ends_with(" all,\"my db\"\n"), "{written}");

@@ -206,6 +206,44 @@ fn the_grants_decide_what_is_kept() {
 }
 
 #[test]
+fn rules_that_are_made_of_what_is_shown_are_the_same_rules() {
+    // Debian's PostgreSQL knows every method.
+    let (mut cluster, barman, main) = configured_outside(15);
+    let hba = main.join("pg_hba.conf");
+    let rules = "local all +\"my group\",bob peer map=m\n\
+                 host all all 10.0.0.0/8 gss include_realm=1 krb_realm=X\n\
+                 host all all 10.1.0.0/16 gss include_realm=0\n\
+                 host all all 10.2.0.0/16 ldap ldapserver=x ldaptls=1 ldapprefix=\"cn=\" ldapsuffix=\", dc=x\"\n\
+                 host all all 10.3.0.0/16 ldap ldapserver=x ldapbasedn=\"dc=x\" ldapbindpasswd=\"a \"\"b\"\n\
+                 host all all 10.4.0.0/16 ldap ldapurl=\"ldaps://x:636/dc=x?uid?sub\"\n\
+                 host all all 10.5.0.0/16 radius radiusservers=\"127.0.0.1\" radiussecrets=\"\"\"x,y\"\"\"\n\
+                 host all all 10.6.0.0/16 ldap ldapurl=\"ldap://x/dc=x?uid?one\"\n";
+    write_file(&hba, &(rules.to_owned() + &fs::read_to_string(&hba).unwrap()));
+    cluster.restart();
+    as_role(&barman, &cluster);
+    let script = barman.ok(&["setup-sql", "main"]).stdout;
+    assert!(cluster.try_psql("postgres", &script).success(), "{script}");
+    barman.ok(&["backup", "main", "--wait"]);
+    let (data, conf) = (barman.path("restored"), barman.path("conf"));
+    let [to, conf_to] = [&data, &conf].map(|path| path.to_str().unwrap());
+    barman.ok(&["restore", "main", "latest", to, "--config-dir", conf_to]);
+    let mut server = Cluster::on(15, &data)
+        .option("archive_mode", "off")
+        .option("config_file", conf.join("postgresql.conf").to_str().unwrap());
+    server.start();
+    server.wait_for_recovery_end();
+    let shown = "SELECT type, database, user_name, address, netmask, auth_method, options, error \
+                 FROM pg_hba_file_rules WHERE NOT ('10.6.0.0' = address IS TRUE) ORDER BY line_number";
+    assert_eq!(server.psql(shown), cluster.psql(shown));
+    assert!(server.psql(shown).contains("ldaptls=true"));
+    // Which part of the tree this one searches, options cannot say.
+    let closed = "SELECT auth_method FROM pg_hba_file_rules WHERE address = '10.6.0.0'";
+    assert_eq!(server.psql(closed), "reject");
+    server.stop(Shutdown::Fast);
+    cluster.stop(Shutdown::Fast);
+}
+
+#[test]
 fn what_cannot_be_read_does_not_hold_up_a_backup() {
     let (mut cluster, barman, main) = configured_outside(17);
     let etc = main.parent().unwrap();
