@@ -136,26 +136,34 @@ impl<'a> Configuration<'a> {
     /// adds the settings of the recovery. `id` is the backup's.
     pub fn rewrite(&self, request: &Request, id: &str) -> Rewritten {
         let mut rewritten = Rewritten { warnings: self.warnings.clone(), ..Rewritten::default() };
-        let (files, changes) = (&mut rewritten.files, &mut rewritten.changes);
+        let Rewritten { files, changes, warnings } = &mut rewritten;
         let own_file = self.places.original(&request.settings_file);
         let guards = settings::guards(request, self.is_complete);
         let (recovery, places) = (settings::recovery(request), self.own_places());
         let is_written = |name: &str| !request.config_only || name.starts_with('/');
         for (path, ReadFile { name, content: original, mode }) in &self.files {
-            if !is_written(name) {
-                continue;
-            }
             let decide = |setting: &Setting| self.edit(path, setting, request);
             let (mut content, edits) = configuration_file::edit(original, decide);
+            let is_main = *path == self.places.known.config;
+            if !is_written(name) {
+                let replaced = edits.iter().filter_map(|(_, edit)| match edit {
+                    Edit::Replace(new) => Some(new),
+                    _ => None,
+                });
+                let wanted = replaced.chain(places.iter().filter(|_| is_main));
+                warnings.extend(wanted.map(|line| {
+                    let line = line.trim_end();
+                    format!("{name} is left as it is, see before the start that it says: {line}")
+                }));
+                continue;
+            }
             let told: BTreeSet<String> =
                 edits.iter().map(|(setting, edit)| tell(setting, edit)).collect();
             changes.extend(told.iter().map(|told| format!("{name}: {told}")));
             let mut added: Vec<&String> = vec![];
-            for (is_here, lines) in [
-                (*path == self.places.known.config, &places),
-                (*path == own_file, &recovery),
-                (name == AUTO, &guards),
-            ] {
+            for (is_here, lines) in
+                [(is_main, &places), (*path == own_file, &recovery), (name == AUTO, &guards)]
+            {
                 added.extend(lines.iter().filter(|_| is_here));
             }
             if !added.is_empty() {
@@ -208,16 +216,19 @@ impl<'a> Configuration<'a> {
         }
     }
 
-    /// The lines by which a `postgresql.conf` outside the data directory leads to everything else: by
-    /// itself PostgreSQL would look where it is told to start.
+    /// The lines by which `postgresql.conf` leads to everything that is outside the data directory, or to
+    /// everything if it is there itself: by itself PostgreSQL would look where it is told to start.
     fn own_places(&self) -> Vec<String> {
         let (places, known) = (self.places, &self.places.known);
-        if !places.is_outside(&known.config) {
-            return vec![];
+        let is_outside = places.is_outside(&known.config);
+        let mut lines = vec![];
+        if is_outside {
+            lines.push(line("data_directory", &places.destination.to_string_lossy()));
         }
-        let mut lines = vec![line("data_directory", &places.destination.to_string_lossy())];
         for (name, path) in [("hba_file", &known.hba), ("ident_file", &known.ident)] {
-            if let (None, Some(place)) = (self.value(name), places.path(path)) {
+            if (is_outside || places.is_outside(path))
+                && let (None, Some(place)) = (self.value(name), places.path(path))
+            {
                 lines.push(line(name, &place.to_string_lossy()));
             }
         }
@@ -452,6 +463,34 @@ mod tests {
         assert!(files["postgresql.auto.conf"].contains("\narchive_command = 'false'\n"));
         let including = [("postgresql.conf", "include_if_exists 'r.conf'"), ("r.conf", "b = 2\n")];
         assert!(rewritten(&including, &own).0.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_main_file_inside_leads_to_what_is_outside() {
+        let mut places = crate::restore::places::tests::places();
+        places.known.config = "/var/lib/pg/postgresql.conf".into();
+        let files = [("postgresql.conf", "hba_file = '/etc/pg/main/pg_hba.conf'\n")];
+        let request = Request::to("/new/data");
+        let (all, files_then) = moved(&files, &places, &request);
+        // Whatever named the other one to the server that was backed up, nothing does now.
+        assert!(files_then["postgresql.conf"].ends_with(
+            "\nhba_file = '/new/conf/pg_hba.conf'\n# Added by barman restore of B\n\
+             ident_file = '/new/conf/elsewhere/etc/idents'\n"
+        ));
+        assert_eq!(all.warnings, Vec::<String>::new());
+        // What was restored without a place for them leads there only when somebody changes it.
+        let only = Request { config_only: true, ..request };
+        let (all, files) = moved(&files, &places, &only);
+        assert!(files.is_empty(), "{all:?}");
+        assert_eq!(
+            all.warnings,
+            [
+                "postgresql.conf is left as it is, see before the start that it says: \
+                 hba_file = '/new/conf/pg_hba.conf'",
+                "postgresql.conf is left as it is, see before the start that it says: \
+                 ident_file = '/new/conf/elsewhere/etc/idents'",
+            ]
+        );
     }
 
     #[test]

@@ -195,10 +195,16 @@ impl Kept {
                 );
             }
         } else if !outside.is_empty() {
+            let as_now = [
+                (request.standby, " --standby-mode"),
+                (request.keep_archiving, " --keep-archiving"),
+            ];
+            let as_now: String =
+                as_now.into_iter().filter_map(|(is_on, option)| is_on.then_some(option)).collect();
             rewritten.warnings.push(format!(
                 "configuration was outside the data directory, and is not restored: {}. Add --config-dir \
                  DIRECTORY, or write it afterwards: barman restore {} {} {} --config-dir DIRECTORY \
-                 --config-only",
+                 --config-only{as_now}",
                 outside.join(", "),
                 shell_word(Path::new(&snapshot.server)),
                 snapshot.backup_id,

@@ -99,6 +99,12 @@ fn files_outside_are_restored_and_adapted() {
     let command = format!(" {to} --config-dir DIRECTORY --config-only");
     assert!(without.stderr.contains(&command), "{without}");
     assert!(without.stdout.contains("-c config_file=/its/postgresql.conf"), "{without}");
+    // What a standby keeps, it keeps there too.
+    let place = barman.path("standby");
+    let standby =
+        ["restore", "main", "latest", place.to_str().unwrap(), "--standby-mode", "--dry-run"];
+    let standby = barman.ok(&standby);
+    assert!(standby.stderr.contains(" --config-only --standby-mode\n"), "{standby}");
     let before = fs::read(data.join("postgresql.auto.conf")).unwrap();
     let later = barman.ok(&[&args[..], &["--config-only"]].concat());
     assert!(later.stdout.contains("configuration files in"), "{later}");
@@ -350,6 +356,21 @@ fn what_the_data_directory_leads_to_is_found_at_its_new_place() {
     barman.ok(&["backup", "main", "--wait"]);
     let (restored, conf) = (barman.path("restored"), barman.path("conf"));
     let [to, conf_to] = [&restored, &conf].map(|path| path.to_str().unwrap());
+    // The data directory by itself leads to where they were.
+    barman.ok(&["restore", "main", "latest", to]);
+    let only = ["restore", "main", "latest", to, "--config-dir", conf_to, "--config-only"];
+    let told = barman.ok(&only);
+    for line in
+        [format!("hba_file = '{conf_to}/hba.conf'"), format!("include = '{conf_to}/more.conf'")]
+    {
+        assert!(
+            told.stderr.contains(&format!("see before the start that it says: {line}")),
+            "{told}"
+        );
+    }
+    for path in [&restored, &conf] {
+        fs::remove_dir_all(path).unwrap();
+    }
     let told = barman.ok(&["restore", "main", "latest", to, "--config-dir", conf_to]);
     assert_eq!(told.stderr, "");
     assert!(told.stdout.contains(&format!("pg_ctl -D {to} start\n")), "{told}");
