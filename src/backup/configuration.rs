@@ -154,6 +154,7 @@ impl Found {
         for name in BESIDE {
             let path = format!("{}/{name}", directory_of(&known.config));
             if !self.is_inside(&path)
+                && !self.files.contains_key(&path)
                 && let Some(content) = self.read_file(sql, &path).await?
             {
                 self.beside.insert(path, content);

@@ -257,6 +257,9 @@ fn what_cannot_be_read_does_not_hold_up_a_backup() {
     let mut conf = fs::read_to_string(main.join("postgresql.conf")).unwrap();
     conf.push_str("include 'postgresql.conf'\ninclude 'huge.conf'\ninclude '/dev/zero'\n");
     conf.push_str("include_dir '/'\ninclude '../../../../../../../../no/such/file'\n");
+    // It would be found beside the main file, too.
+    conf.push_str("include 'environment'\n");
+    write_file(&main.join("environment"), "work_mem = 6MB\n");
     conf.push_str(&format!(
         "include '{}'\ninclude 'binary'\ninclude 'conf.d'\n",
         "x".repeat(100_000)
@@ -273,6 +276,7 @@ fn what_cannot_be_read_does_not_hold_up_a_backup() {
     let [to, conf_to] = [&data, &conf].map(|path| path.to_str().unwrap());
     barman.ok(&["restore", "main", "latest", to, "--config-dir", conf_to]);
     assert!(fs::read(conf.join("binary")).unwrap() == fs::read(main.join("binary")).unwrap());
+    assert_eq!(fs::read_to_string(conf.join("environment")).unwrap(), "work_mem = 6MB\n");
 
     // A file that answers never: what was read until then is kept.
     let pipe = etc.join("pipe");
