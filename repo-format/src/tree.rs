@@ -208,6 +208,17 @@ impl DirectoryDecoder {
         Ok(())
     }
 
+    /// How many bytes are here that are not decoded.
+    pub fn pending(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// How many it is worth to look for an entry again with: a large one that comes in small pieces would
+    /// otherwise be gone through again and again.
+    pub fn wanted(&self) -> usize {
+        (2 * self.pending()).min(MAX_ENTRY)
+    }
+
     /// The next entry; nothing if more bytes are needed for it, or if there is none.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         let mut rest = self.bytes.get(self.start..).unwrap_or_default();
@@ -349,5 +360,20 @@ mod tests {
         let [one, two, ..] = directory.entries.as_slice() else { panic!("there are many") };
         let wrong = Directory { entries: vec![two.clone(), one.clone()] };
         assert!(decode(&codec::encode(&wrong)).is_err());
+    }
+
+    #[test]
+    fn an_entry_that_never_ends_is_not_gone_through_for_each_of_its_pieces() {
+        let mut decoder = DirectoryDecoder::default();
+        // One entry, with a name of 40 MiB.
+        decoder.push(&[1, 0, 0, 0, 0, 0, 128, 2]).unwrap();
+        let (mut tries, mut wanted) = (0, 0);
+        while decoder.push(&[0; 4096]).is_ok() {
+            if decoder.pending() >= wanted {
+                assert_eq!(decoder.next_entry().unwrap(), None);
+                (tries, wanted) = (tries + 1, decoder.wanted());
+            }
+        }
+        assert!(decoder.pending() > MAX_ENTRY && wanted == MAX_ENTRY && tries < 20, "{tries}");
     }
 }

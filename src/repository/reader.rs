@@ -328,29 +328,45 @@ const ZEROS: [u8; 4096] = [0; 4096];
 
 impl Entries<'_> {
     fn next_entry(&mut self) -> Result<Option<Entry>> {
-        let damaged = |e| Error::damaged("a directory", e);
         loop {
-            if let Some(entry) = self.decoder.next_entry().map_err(damaged)? {
+            if let Some(entry) = self.decoder.next_entry().map_err(damaged_directory)? {
                 return Ok(Some(entry));
             }
-            match self.runs.pop_front() {
-                None => return self.decoder.finish().map(|()| None).map_err(damaged),
-                Some(Run::Chunk { id, offset, length }) => {
-                    let chunk = self.reader.metadata_chunk(ChunkKind::Tree, &id)?;
-                    let bytes = run_bytes(&chunk, &id, offset, length)?;
-                    self.decoder.push(bytes).map_err(damaged)?;
-                }
-                Some(Run::Zero { length }) => {
-                    let some = length.min(ZEROS.len() as u64);
-                    let zeros = ZEROS.get(..some as usize).unwrap_or(&ZEROS);
-                    self.decoder.push(zeros).map_err(damaged)?;
-                    if length > some {
-                        self.runs.push_front(Run::Zero { length: length - some });
-                    }
+            if self.runs.is_empty() {
+                return self.decoder.finish().map(|()| None).map_err(damaged_directory);
+            }
+            let wanted = self.decoder.wanted();
+            while let Some(run) = self.runs.pop_front() {
+                self.push(run)?;
+                if self.decoder.pending() >= wanted {
+                    break;
                 }
             }
         }
     }
+
+    /// Gives bytes of a run to the decoder: of one of zeros some, and it stays the first for the rest.
+    fn push(&mut self, run: Run) -> Result<()> {
+        match run {
+            Run::Chunk { id, offset, length } => {
+                let chunk = self.reader.metadata_chunk(ChunkKind::Tree, &id)?;
+                let bytes = run_bytes(&chunk, &id, offset, length)?;
+                self.decoder.push(bytes).map_err(damaged_directory)
+            }
+            Run::Zero { length } => {
+                let some = length.min(ZEROS.len() as u64);
+                let zeros = ZEROS.get(..some as usize).unwrap_or(&ZEROS);
+                if length > some {
+                    self.runs.push_front(Run::Zero { length: length - some });
+                }
+                self.decoder.push(zeros).map_err(damaged_directory)
+            }
+        }
+    }
+}
+
+fn damaged_directory(error: DecodeError) -> Error {
+    Error::damaged("a directory", error)
 }
 
 impl Iterator for Entries<'_> {
