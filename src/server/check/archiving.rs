@@ -1,6 +1,6 @@
 //! The checks of WAL archiving: that it is on, works, and leads here.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use repo_format::names::{ObjectName, escape};
 
@@ -51,17 +51,17 @@ pub(super) fn check_settings(
     report.must("continuous archiving", works, hint);
 }
 
-/// Whether all segments that a failing server has closed are in the repository all the same. PostgreSQL tells of
-/// its last failure until it archives something, which a server without work may not do for long.
+/// Whether all segments that a failing server has closed are in the repository all the same, and since then it has
+/// not failed again: it tries until it succeeds. PostgreSQL tells of its last failure until it archives something,
+/// which a server without work may not do for long.
 pub(super) async fn has_caught_up(
     server: &Server,
     repository: &Repository,
     remote: &Remote,
     patience: Patience,
 ) -> bool {
-    let Some(file) =
-        remote.archiver.last_failed_wal.as_ref().filter(|_| remote.archiver.is_failing())
-    else {
+    let archiver = &remote.archiver;
+    let Some(file) = archiver.last_failed_wal.as_ref().filter(|_| archiver.is_failing()) else {
         return false;
     };
     let Ok(name @ WalName::Segment(_)) = file.parse::<WalName>() else { return false };
@@ -69,21 +69,21 @@ pub(super) async fn has_caught_up(
     if segments_ahead(remote, &name) != Some(1) {
         return false;
     }
-    let found = patience.wait(has_arrived(server, repository, remote, &name));
-    found.await.unwrap_or(false)
+    let arrived = patience.wait(arrival(server, repository, remote, &name)).await;
+    matches!(arrived, Ok(Some(arrived)) if archiver.last_failed_time < Some(arrived))
 }
 
-/// Whether a file of a cluster is in the repository.
-async fn has_arrived(
+/// When a file of a cluster came into the repository, if it did.
+async fn arrival(
     server: &Server,
     repository: &Repository,
     of: &Remote,
     name: &WalName,
-) -> Result<bool> {
+) -> Result<Option<SystemTime>> {
     let (timeline, file) = (name.timeline().0, name.to_string());
     let found =
         repository::wal::of_file(repository, &server.name, of.system_id, timeline, &file).await?;
-    Ok(!found.is_empty())
+    Ok(found.iter().map(|stored| stored.archived_at).max())
 }
 
 /// Whether what `archiver`, the server or its primary, says to have archived last is in the repository. A
@@ -101,13 +101,13 @@ pub(super) async fn check_lag(
         return;
     };
     let Ok(name) = file.parse::<WalName>() else { return };
-    let found = patience.wait(has_arrived(server, repository, archiver, &name));
+    let found = patience.wait(arrival(server, repository, archiver, &name));
     match found.await {
-        Ok(true) => {
+        Ok(Some(_)) => {
             let ahead = distance(archiver, &name).unwrap_or_default();
             report.should(LINE, true, format!("{file} has arrived{ahead}"));
         }
-        Ok(false) => {
+        Ok(None) => {
             let hint = format!(
                 "the server says that it archived {file}, which is not in the repository: see \
                  that archive_command is 'barman wal-archive {} %p', and of this repository",
