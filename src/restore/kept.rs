@@ -104,6 +104,9 @@ impl Kept {
         }
         self.warn_of_names(files, rewritten)?;
         self.close(files, rewritten)?;
+        let outside = rewritten.files.iter().filter(|file| file.name.starts_with('/'));
+        directories
+            .extend(outside.filter_map(|file| Path::new(&file.name).parent()).map(Path::to_owned));
         self.warn_of_rest(places, rewritten, request, snapshot);
         // Those above them too, up to the two that are made anyway.
         let tops = [Some(&request.destination), request.config_dir.as_ref()];

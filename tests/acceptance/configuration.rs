@@ -158,6 +158,18 @@ fn files_outside_are_restored_and_adapted() {
 fn the_grants_decide_what_is_kept() {
     for version in [15, 18] {
         let (mut cluster, barman, main) = configured_outside(version);
+        // Somewhere else, which becomes a place of its own.
+        let rules = main.parent().unwrap().join("rules");
+        account::make_dir(&rules);
+        let hba = rules.join("pg_hba.conf");
+        for name in ["pg_hba.conf", "admins"] {
+            write_file(&rules.join(name), &fs::read_to_string(main.join(name)).unwrap());
+            fs::remove_file(main.join(name)).unwrap();
+        }
+        let conf = fs::read_to_string(main.join("postgresql.conf")).unwrap();
+        let conf = format!("{conf}hba_file = '{}'\n", hba.display());
+        write_file(&main.join("postgresql.conf"), &conf);
+        cluster.restart();
         as_role(&barman, &cluster);
         let script = barman.ok(&["setup-sql", "main"]).stdout;
         assert!(cluster.try_psql("postgres", &script).success(), "{script}");
@@ -167,11 +179,11 @@ fn the_grants_decide_what_is_kept() {
             let _ = (fs::remove_dir_all(&data), fs::remove_dir_all(&conf));
             barman.ok(&["restore", "main", "latest", to, "--config-dir", conf_to])
         };
-        let restored_hba = || fs::read_to_string(conf.join("pg_hba.conf")).unwrap();
+        let there = conf.join("elsewhere").join(hba.strip_prefix("/").unwrap());
+        let restored_hba = || fs::read_to_string(&there).unwrap();
 
         // What the script grants: files are made of what the server shows, and that is told.
         let made = barman.ok(&["backup", "main", "--wait"]);
-        let hba = main.join("pg_hba.conf");
         assert!(made.stderr.contains(hba.to_str().unwrap()), "{made}");
         assert!(made.stderr.contains("barman setup-sql main"), "{made}");
         assert_eq!(cluster.log().matches("ERROR:").count(), 0, "{}", cluster.log());
