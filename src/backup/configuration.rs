@@ -44,8 +44,10 @@ const MAX_INCLUDED: usize = 100;
 /// All of it may take so long.
 const ALL: Duration = Duration::from_secs(10);
 
-/// What Debian keeps beside `postgresql.conf` for its own tools.
-const BESIDE: [&str; 3] = ["environment", "pg_ctl.conf", "start.conf"];
+/// What Debian keeps beside `postgresql.conf` for its own tools, with the permission bits that it gets. Variables of
+/// the environment are where commands find their secrets; everybody's tools read the others.
+const BESIDE: [(&str, u32); 3] =
+    [("environment", 0o600), ("pg_ctl.conf", 0o644), ("start.conf", 0o644)];
 
 /// A server's configuration, as it was before the copy. It may hold passwords, and is never shown.
 #[derive(Default)]
@@ -56,8 +58,8 @@ pub struct Found {
     files: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// Directories that are included.
     directories: BTreeSet<String>,
-    /// What Debian has beside, by path.
-    beside: BTreeMap<String, Zeroizing<Vec<u8>>>,
+    /// What Debian has beside, by path, with its permission bits.
+    beside: BTreeMap<String, (Zeroizing<Vec<u8>>, u32)>,
     /// What the server has, and was not read.
     unread: BTreeSet<String>,
     /// What it shows of that.
@@ -151,13 +153,13 @@ impl Found {
                 }
             }
         }
-        for name in BESIDE {
+        for (name, mode) in BESIDE {
             let path = format!("{}/{name}", directory_of(&known.config));
             if !self.is_inside(&path)
                 && !self.files.contains_key(&path)
                 && let Some(content) = self.read_file(sql, &path).await?
             {
-                self.beside.insert(path, content);
+                self.beside.insert(path, (content, mode));
             }
         }
         Ok(())
@@ -253,9 +255,10 @@ impl Found {
                 tracing::warn!("{path} is not backed up: {error}");
             }
         }
-        // Whoever reads a setting may find a password in it. What Debian has beside is read by everybody.
-        let files = files.iter().map(|file| (file, 0o600));
-        for ((path, content), mode) in files.chain(self.beside.iter().map(|file| (file, 0o644))) {
+        // Whoever reads a setting may find a password in it.
+        let files = files.iter().map(|(path, content)| (path, content, 0o600));
+        let beside = self.beside.iter().map(|(path, (content, mode))| (path, content, *mode));
+        for (path, content, mode) in files.chain(beside) {
             let stored = store_bytes(writer, keys, Grid::Stream, ChunkKind::Data, content)?;
             let (size, digest, content) = (stored.length, stored.digest, stored.content);
             // SQL does not tell when it was modified, and so the same files are the same tree.

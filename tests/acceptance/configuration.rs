@@ -447,6 +447,8 @@ fn a_cluster_of_debian_comes_back_to_an_empty_host() {
     let archive = barman.archive_command("main").replace('\'', "''");
     let extra = format!("archive_mode = on\narchive_command = '{archive}'\nwork_mem = '7MB'\n");
     fs::write(etc.join("conf.d/extra.conf"), extra).unwrap();
+    let secret = "SECRET = 'of a command'\n";
+    write_file(&etc.join("environment"), secret);
     debian.tool("pg_ctlcluster", &["start"]).expect_success();
     debian.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
     let port = debian.psql("SHOW port");
@@ -471,6 +473,9 @@ fn a_cluster_of_debian_comes_back_to_an_empty_host() {
     let restored = run(restore).expect_success();
     assert!(restored.stdout.contains(&format!(": pg_ctlcluster 15 {name} start\n")), "{restored}");
     assert!(restored.stdout.contains(&format!("{}/start.conf is restored", etc.display())));
+    let environment = etc.join("environment");
+    assert_eq!(fs::read_to_string(&environment).unwrap(), secret);
+    assert_eq!(fs::metadata(&environment).unwrap().permissions().mode() & 0o7777, 0o600);
     debian.tool("pg_ctlcluster", &["start"]).expect_success();
     process::wait_until(process::TIME_LIMIT, || debian.psql("SELECT pg_is_in_recovery()") == "f");
     assert_eq!(debian.psql("SELECT count(*) FROM t"), "1000");
