@@ -55,8 +55,9 @@ pub async fn missing_wal(repository: &Repository, snapshot: &Snapshot) -> Result
 /// The error of a backup that is stored, and of which `gap` has not come in `limit`.
 pub fn too_late(snapshot: &Snapshot, gap: &Gap, limit: Duration) -> Error {
     let hint = match snapshot.cluster.from_standby {
-        true => "see that the primary archives; one without work is made to by primary_conninfo",
-        false => "see that archive_command works: barman check",
+        true => "see that the primary archives; one without work is made to by primary_conninfo"
+            .to_owned(),
+        false => format!("see that archive_command works: barman check {}", snapshot.server),
     };
     let limit = human::duration(limit);
     Error::new(

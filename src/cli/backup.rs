@@ -52,7 +52,7 @@ pub struct Args {
     /// Wait until the WAL that the backup needs is archived
     #[arg(short, long)]
     pub wait: bool,
-    /// Give up waiting after so many seconds (3600 unless set); the exit code is 3 then
+    /// Give up waiting (--wait, or --wal stream) after so many seconds (3600 unless set), with exit code 3
     #[arg(long, value_name = "SECONDS")]
     pub wait_timeout: Option<u32>,
     /// How the WAL that the backup needs comes into the repository
@@ -104,6 +104,20 @@ impl Args {
     fn streams_wal(&self) -> bool {
         self.wal == WalMethod::Stream
     }
+
+    /// Whether the WAL is waited for.
+    fn waits(&self) -> bool {
+        self.wait || self.streams_wal()
+    }
+
+    /// Refuses a limit of waiting where nothing waits.
+    pub(super) fn check_waiting(&self) -> Result<()> {
+        if self.wait_timeout.is_some() && !self.waits() {
+            let message = "--wait-timeout is for a backup that waits for its WAL";
+            return Err(Error::new(Kind::Usage, message).hint("add --wait"));
+        }
+        Ok(())
+    }
 }
 
 /// Options of Barman's that are refused.
@@ -150,6 +164,7 @@ const EXAMPLES: &str = "EXAMPLES:
 
 /// Runs the command.
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
+    args.check_waiting()?;
     let session = &*session;
     let output = &session.output;
     let repositories = Repositories::new(output);

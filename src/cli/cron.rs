@@ -22,7 +22,8 @@ use crate::storage::local::create_directories;
 ///
 /// Deletes what the retention policies do not need, and the WAL that no backup needs; frees its space when
 /// nothing else is at work; tidies up after processes that died. To be run every minute, from cron or a systemd
-/// timer. A second run while one is active ends at once.
+/// timer. A second run while one is active ends at once. A server whose configuration has a mistake is told of, and
+/// the others are looked after all the same.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -57,6 +58,11 @@ pub async fn run(_args: Args, session: &mut Session) -> Result<()> {
         let state = &config.global.state_directory;
         if let Err(error) = maintain(settings, &servers, state, output).await {
             output.failure(&error);
+        }
+    }
+    for server in config.servers.values().filter(|server| server.is_misconfigured()) {
+        for error in server.errors() {
+            output.error(format!("server '{}' is not looked after: {error}", server.name));
         }
     }
     Ok(())

@@ -50,6 +50,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use futures::FutureExt;
 use tracing::level_filters::LevelFilter;
@@ -217,8 +218,7 @@ pub fn parse(
             arguments.iter().any(|word| FOR_POSTGRES.iter().any(|name| word == name));
         if code != 0 && is_for_postgres {
             // One line, because it goes to PostgreSQL's log.
-            let text = error.to_string();
-            let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            let text = usage_in_one_line(&error, &arguments);
             Output::new(output::Options::default(), Terminal::new(false)).error(text);
         } else {
             // Nobody is left to tell when the help cannot be printed.
@@ -226,6 +226,45 @@ pub fn parse(
         }
         ExitCode::from(code)
     })
+}
+
+/// What is wrong with the command line of a command that PostgreSQL runs, for its log.
+fn usage_in_one_line(error: &clap::Error, arguments: &[OsString]) -> String {
+    let missing = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(missing))
+            if error.kind() == ErrorKind::MissingRequiredArgument =>
+        {
+            missing
+        }
+        _ => {
+            let text = error.to_string();
+            return text
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .to_owned();
+        }
+    };
+    let calls = |name: &str| arguments.iter().any(|argument| argument == name);
+    let missing = missing.iter().map(String::as_str).collect::<Vec<_>>();
+    let what = match missing.as_slice() {
+        ["<WAL_PATH>"] => "the path of the WAL file is".to_owned(),
+        [one] => format!("{one} is"),
+        several => format!("{} are", several.join(", ")),
+    };
+    // With the path alone missing, the name is the last that was said.
+    let server =
+        arguments.last().and_then(|last| last.to_str()).filter(|last| !last.starts_with('-'));
+    let server = server.filter(|_| missing == ["<WAL_PATH>"]).unwrap_or("SERVER");
+    let usage = if calls(wal_archive::NAME) {
+        format!(": archive_command = 'barman wal-archive {server} %p'")
+    } else if calls(wal_restore::NAME) {
+        ": restore_command = 'barman wal-restore SERVER %f %p'".to_owned()
+    } else {
+        String::new()
+    };
+    format!("{what} missing{usage}")
 }
 
 /// Does what the command line says, and returns its exit code.

@@ -138,6 +138,9 @@ fn read_key_file(path: &Path) -> Result<Secret> {
         if path.exists() {
             return error;
         }
-        error.hint("see that the path is right, or bring back your copy of it; a new repository and its key file are made by: barman repo init")
+        error.hint(
+            "see that the path is right, and bring back your copy of it, or make it from the recovery code: \
+             barman repo key recover; only where there is no repository yet: barman repo init",
+        )
     })
 }

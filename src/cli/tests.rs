@@ -131,6 +131,43 @@ fn bad_command_lines_are_usage_errors() {
 }
 
 #[test]
+fn a_limit_of_waiting_needs_something_that_waits() {
+    let checked = |line: &str| {
+        let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        match understand(&arguments).unwrap().1.unwrap() {
+            Command::Backup(args) => args.check_waiting().map_err(|error| error.exit_code()),
+            _ => unreachable!("{line}"),
+        }
+    };
+    assert_eq!(checked("barman backup pg --wait-timeout 60"), Err(2));
+    for waits in ["", "--wait-timeout 60 --wait", "--wait-timeout 60 --wal stream"] {
+        assert_eq!(checked(&format!("barman backup pg {waits}")), Ok(()), "{waits}");
+    }
+}
+
+#[test]
+fn what_postgresql_runs_is_told_in_one_line_what_is_missing() {
+    let said = |line: &str| {
+        let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        usage_in_one_line(&understand(&arguments).err().unwrap(), &arguments)
+    };
+    assert_eq!(
+        said("barman -q wal-archive main"),
+        "the path of the WAL file is missing: archive_command = 'barman wal-archive main %p'"
+    );
+    assert_eq!(
+        said("barman wal-archive"),
+        "<SERVER_NAME>, <WAL_PATH> are missing: archive_command = 'barman wal-archive SERVER %p'"
+    );
+    assert_eq!(
+        said("barman wal-restore main 000000010000000000000001"),
+        "<WAL_DEST> is missing: restore_command = 'barman wal-restore SERVER %f %p'"
+    );
+    let unknown = said("barman wal-archive --nonsense main x");
+    assert_eq!(unknown, "unexpected argument '--nonsense' found");
+}
+
+#[test]
 fn names_are_found_or_the_nearest_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("barman.conf");

@@ -56,6 +56,12 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         )
         .hint("see which objects are damaged: barman repo check --read-data"));
     }
-    output.info(format!("Backup {} of server {} is sound", backup.id, server.name));
+    let whose = format!("Backup {} of server {}", backup.id, server.name);
+    output.info(match backup.needed.gaps.first() {
+        None => format!("{whose} is sound"),
+        Some(gap) => {
+            format!("{whose}: its files are sound; it cannot be restored before {gap} is archived")
+        }
+    });
     Ok(())
 }

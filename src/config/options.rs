@@ -43,6 +43,8 @@ pub enum State {
         protects: bool,
         /// The values that ask for nothing more than what is done anyway.
         unless: &'static [&'static str],
+        /// The other values that there are; empty where there may be any.
+        others: &'static [&'static str],
     },
 }
 
@@ -74,6 +76,19 @@ impl OptionSpec {
     }
 }
 
+impl State {
+    /// What to expect, where `value` is none of the values that there are.
+    pub fn unknown(self, value: &str) -> Option<String> {
+        let State::NotYet { unless, others: others @ [_, ..], .. } = self else { return None };
+        let is_known = |known: &&str| known.eq_ignore_ascii_case(value);
+        if unless.iter().chain(others).any(is_known) {
+            return None;
+        }
+        let (unless, others) = (unless.join(" or "), others.join(", "));
+        Some(format!("expected {unless} (not supported yet: {others})"))
+    }
+}
+
 /// The option called `name` (in lower case).
 pub fn find(name: &str) -> Option<&'static OptionSpec> {
     OPTIONS.iter().find(|option| option.name == name)
@@ -88,17 +103,22 @@ const COPY: State = State::Ignored("it belongs to copies by rsync, which are not
 const STAGING: State = State::Ignored("restores write straight to the destination");
 const QUEUE: State =
     State::Ignored("WAL goes straight into the repository, there is no queue in between");
-const LATER: State = State::NotYet { protects: false, unless: &[] };
-const REFUSED: State = State::NotYet { protects: true, unless: &[] };
+const LATER: State = State::NotYet { protects: false, unless: &[], others: &[] };
+const REFUSED: State = State::NotYet { protects: true, unless: &[], others: &[] };
 
 /// Refused unless it has one of these values.
 const fn refused_unless(unless: &'static [&'static str]) -> State {
-    State::NotYet { protects: true, unless }
+    State::NotYet { protects: true, unless, others: &[] }
+}
+
+/// As [`refused_unless`], where there are just these `others`.
+const fn one_of(unless: &'static [&'static str], others: &'static [&'static str]) -> State {
+    State::NotYet { protects: true, unless, others }
 }
 
 /// Warned of unless it has one of these values.
 const fn later_unless(unless: &'static [&'static str]) -> State {
-    State::NotYet { protects: false, unless }
+    State::NotYet { protects: false, unless, others: &[] }
 }
 
 /// Set nowhere, it has no value.
@@ -135,7 +155,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("backup_compression_location", Both, UNSET, COMPRESSES),
     option("backup_compression_workers", Both, UNSET, COMPRESSES),
     option("backup_directory", Server, Some("%(barman_home)s/%(name)s"), LAYOUT),
-    option("backup_method", Both, Some("postgres"), refused_unless(&["postgres"])),
+    option("backup_method", Both, Some("postgres"), one_of(&["postgres"], &["rsync", "local-rsync", "snapshot"])),
     option("backup_options", Both, UNSET, later_unless(&["concurrent_backup", "external_configuration"])),
     option("bandwidth_limit", Both, UNSET, Supported),
     option("barman_home", Global, Some("/var/lib/barman"), Supported),

@@ -144,14 +144,21 @@ impl<'a> Reader<'a> {
                     None
                 }
             };
-            if let (State::NotYet { protects: true, .. }, Some(value)) = (option.state, &value)
+            let shown = |value: &str| redact::option(option.name, value);
+            if let Some(value) = &value
+                && let Some(expected) = option.state.unknown(value)
+            {
+                let name = option.name;
+                self.broken(format!("{source}: {name} = {} is unknown: {expected}", shown(value)));
+            } else if let (State::NotYet { protects: true, .. }, Some(value)) =
+                (option.state, &value)
                 && option.is_missing(value)
             {
-                let shown = redact::option(option.name, value);
                 self.error(format!(
-                    "{source}: {} = {shown} is not supported yet, and without it other things \
+                    "{source}: {} = {} is not supported yet, and without it other things \
                      would be protected than you expect: remove the option",
-                    option.name
+                    option.name,
+                    shown(value)
                 ));
             }
             self.effective.insert(option.name, Effective { value, source });

@@ -166,6 +166,13 @@ impl Server {
         }
     }
 
+    /// Whether a mistake in its configuration disables it, and nobody switched it off.
+    pub fn is_misconfigured(&self) -> bool {
+        let option = self.effective.get("disabled").and_then(|disabled| disabled.value.as_deref());
+        let is_meant = option.is_some_and(|value| values::boolean(value) == Ok(true));
+        self.active && self.disabled && !is_meant
+    }
+
     /// What keeps the server from being backed up.
     pub fn errors(&self) -> impl Iterator<Item = &str> {
         self.messages.iter().filter(|m| m.is_error).map(|m| m.text.as_str())

@@ -231,6 +231,7 @@ fn every_wrong_value_is_found() {
         "slot_name = Slot",
         "recovery_options = get_wal",
         "retention_policy = REDUNDANCY",
+        "backup_method = postgrse",
         "repository_key_file = key",
         "repository_password_file = key",
         "repository_compression_level = 20",
@@ -240,6 +241,18 @@ fn every_wrong_value_is_found() {
         assert!(s.disabled, "{option}");
         assert_eq!(errors(&s).len(), 1, "{option}: {:?}", s.messages);
     }
+}
+
+#[test]
+fn a_method_that_there_is_not_is_told_from_one_that_is_not_supported() {
+    let s = server("backup_method = postgrse");
+    let words = "backup_method = postgrse is unknown: expected postgres (not supported yet: rsync,";
+    assert!(errors(&s)[0].contains(words), "{:?}", s.messages);
+    assert!(s.is_misconfigured());
+    // One that is switched off is not told of all the time.
+    assert!(!server("disabled = true\nbackup_method = postgrse").is_misconfigured());
+    assert!(!server("active = false\nbackup_method = postgrse").is_misconfigured());
+    assert!(!server("backup_method = rsync").is_misconfigured());
 }
 
 #[test]

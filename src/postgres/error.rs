@@ -1,7 +1,8 @@
 //! What can go wrong between us and a PostgreSQL server, or with the files it wrote.
 
 use crate::error::Kind;
-use std::fmt;
+use std::path::PathBuf;
+use std::{fmt, io};
 
 /// The result of reading one of PostgreSQL's formats.
 pub type FormatResult<T> = std::result::Result<T, FormatError>;
@@ -103,6 +104,8 @@ pub struct ServerError {
 }
 
 impl ServerError {
+    /// SQLSTATE of a role that is not let in.
+    pub const INVALID_AUTHORIZATION: &str = "28000";
     /// SQLSTATE of a missing privilege.
     pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
     /// SQLSTATE of a file that is not there.
@@ -147,6 +150,14 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// No connection could be made to a server's Unix socket.
+    #[error("cannot connect to the socket {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Connecting took longer than `connect_timeout`.
     #[error("cannot connect to {target}: no answer within {seconds} s")]
     Timeout {
@@ -175,6 +186,16 @@ pub enum Error {
         target: String,
         /// What is missing or wrong.
         reason: String,
+    },
+    /// The server did not let us in.
+    #[error("cannot log in to {target} user={user}: {source}")]
+    Login {
+        /// The server.
+        target: String,
+        /// The role.
+        user: String,
+        /// What it said.
+        source: Box<ServerError>,
     },
     /// TLS could not be established, or its certificates do not verify.
     #[error("TLS with {target} failed: {reason}")]
@@ -213,6 +234,7 @@ impl Error {
     pub fn server(&self) -> Option<&ServerError> {
         match self {
             Error::Server(error) => Some(error),
+            Error::Login { source, .. } => Some(source),
             Error::AllHosts(errors) => errors.iter().find_map(Error::server),
             _ => None,
         }
@@ -226,14 +248,12 @@ impl Error {
     /// Whether the same may succeed later without anyone changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Connect { .. } | Error::Timeout { .. } | Error::Lost(_) | Error::Closed => true,
-            Error::Server(error) => {
-                error.code.starts_with("08")
-                    || error.code.starts_with("53")
-                    || error.code.starts_with("57P")
-            }
+            Error::Connect { .. } | Error::Socket { .. } | Error::Timeout { .. } => true,
+            Error::Lost(_) | Error::Closed => true,
             Error::AllHosts(errors) => errors.iter().any(Error::is_transient),
-            _ => false,
+            error => error.server().is_some_and(|ServerError { code, .. }| {
+                ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+            }),
         }
     }
 
@@ -244,6 +264,17 @@ impl Error {
                 "check that the server runs, and that listen_addresses, port and firewalls let this \
                  host in"
             }
+            Error::Socket { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                return Some(format!(
+                    "there is no socket {}: is the server started, and are port and directory (host) right?",
+                    path.display()
+                ));
+            }
+            Error::Socket { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "see that the user barman runs as may use this socket (unix_socket_permissions, and the \
+                 directory)"
+            }
+            Error::Socket { .. } => "is the server started?",
             Error::AllHosts(errors) => return errors.iter().find_map(Error::hint),
             Error::Authentication { .. } => {
                 "put the password into the password file (~/.pgpass, mode 0600) of the user barman \
@@ -254,11 +285,31 @@ impl Error {
                 "see the server's log: it may have crashed, been restarted, or ended the session \
                  (wal_sender_timeout)"
             }
+            Error::Login { user, source, .. } => {
+                return login_hint(user, source).or_else(|| server_hint(source));
+            }
             Error::Server(error) => return server_hint(error),
             _ => return None,
         };
         Some(text.to_owned())
     }
+}
+
+/// What helps when the server does not let `user` in.
+fn login_hint(user: &str, error: &ServerError) -> Option<String> {
+    if error.code != ServerError::INVALID_AUTHORIZATION {
+        return None;
+    }
+    if error.message.starts_with("Peer authentication failed") {
+        return Some(format!(
+            "put \"local all,replication {user} scram-sha-256\" above the line of pg_hba.conf that matched, \
+             and reload the server"
+        ));
+    }
+    let is_missing = error.message.ends_with("does not exist");
+    is_missing.then(|| {
+        "what makes the roles that are needed is printed by: barman setup-sql SERVER".to_owned()
+    })
 }
 
 fn server_hint(error: &ServerError) -> Option<String> {
@@ -270,7 +321,10 @@ fn server_hint(error: &ServerError) -> Option<String> {
         "28000" if error.message.contains("replication") => {
             "give the role the REPLICATION attribute: ALTER ROLE … REPLICATION"
         }
-        "28P01" => "check the password in the connection string or the password file",
+        "28P01" => {
+            "check the password in the connection string or the password file, and that there is such a role \
+             (barman setup-sql SERVER prints what makes it)"
+        }
         "42501" if error.message.contains("replication") => {
             "give the role the REPLICATION attribute: ALTER ROLE … REPLICATION"
         }

@@ -58,7 +58,9 @@ pub(super) async fn connect<S: Session>(
 /// Whether another host may be better. One that answers and refuses ends the search, as in libpq.
 fn tries_next(error: &Error) -> bool {
     match error {
-        Error::Server(error) => error.code == ServerError::CANNOT_CONNECT_NOW,
+        Error::Server(_) | Error::Login { .. } => {
+            error.server().is_some_and(|it| it.code == ServerError::CANNOT_CONNECT_NOW)
+        }
         Error::Authentication { .. } | Error::ConnInfo(_) | Error::Request(_) => false,
         _ => true,
     }
@@ -103,7 +105,13 @@ async fn connect_host<S>(
     for encryption in attempts {
         let attempt = async {
             let transport = open(info, host, *encryption).await?;
-            handshake(transport, host).await
+            handshake(transport, host).await.map_err(|error| match error {
+                Error::Server(source) => {
+                    let (target, user) = (host.to_string(), info.user.clone());
+                    Error::Login { target, user, source: Box::new(source) }
+                }
+                other => other,
+            })
         };
         let result = match info.connect_timeout {
             None => attempt.await,
@@ -141,7 +149,8 @@ async fn open(info: &ConnInfo, host: &Host, encryption: Encryption) -> Result<Tr
     let (name, address) = match &host.address {
         Address::Unix(_) => {
             let path = host.socket_path().unwrap_or_default();
-            let stream = UnixStream::connect(path).await.map_err(failed)?;
+            let stream = UnixStream::connect(&path).await;
+            let stream = stream.map_err(|source| Error::Socket { path, source })?;
             return Ok(Transport { stream: Stream::Unix(stream), end_point: None });
         }
         Address::Tcp { name, address } => (name, address),

@@ -93,7 +93,13 @@ fn wal_that_is_missing_or_went_elsewhere_is_named() {
 #[test]
 fn a_server_without_work_is_not_failing_when_all_its_wal_has_arrived() {
     let (cluster, barman) = backed_up();
-    cluster.psql("ALTER SYSTEM SET archive_command = '/bin/false'");
+    cluster.psql("ALTER SYSTEM SET archive_command = 'false'");
+    cluster.psql("SELECT pg_reload_conf()");
+    let command = || cluster.psql("SHOW archive_command");
+    wait_until(Duration::from_secs(30), || command() == "false");
+    let failed = only_failure(&barman, "set it to: barman wal-archive main %p");
+    assert!(failed.starts_with("archive_command: FAILED"), "{failed}");
+    cluster.psql("ALTER SYSTEM SET archive_command = 'test -e /nowhere'");
     cluster.psql("SELECT pg_reload_conf()");
     let name = cluster.switch_wal();
     // After three attempts it pauses.

@@ -34,6 +34,19 @@ fn servers_are_listed() {
 }
 
 #[test]
+fn upkeep_tells_of_a_server_that_it_passes_over() {
+    let setup = Setup::new(
+        "[sick]\nconninfo = host=c\nretention_policy = keep two\n\
+         [off]\nconninfo = host=d\ndisabled = true\nretention_policy = keep two\n",
+    );
+    let said = setup.barman("-q cron");
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.err.contains("server 'sick' is not looked after: "), "{}", said.err);
+    assert!(said.err.contains("retention_policy"), "{}", said.err);
+    assert!(!said.err.contains("'off'"), "{}", said.err);
+}
+
+#[test]
 fn a_server_is_shown() {
     let setup = Setup::new(
         "repository = /srv/%(name)s\nparallel_jobs = 2\n[main]\nconninfo = host=a\n\

@@ -61,7 +61,7 @@ impl Run<'_> {
     /// How long the WAL is waited for, if it is.
     fn wait_limit(&self) -> Option<Duration> {
         let seconds = self.args.wait_timeout.map(|seconds| Duration::from_secs(seconds.into()));
-        (self.args.wait || self.args.streams_wal()).then(|| seconds.unwrap_or(wait::LIMIT))
+        self.args.waits().then(|| seconds.unwrap_or(wait::LIMIT))
     }
 
     /// Waits for the WAL, or for the failure of its stream.

@@ -44,10 +44,9 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
     output.print(match packs.len() + objects.len() {
         0 => "Nothing to free: everything in the repository is needed".to_owned(),
         _ => format!(
-            "{done} {}: {} packs, of which {} is needed and written anew, and {} other objects",
+            "{done} {}: {}, and {} other objects",
             human::size(plan.freed()),
-            packs.len(),
-            human::size(*copied),
+            taken(packs.len(), *copied),
             objects.len()
         ),
     });
@@ -63,4 +62,24 @@ pub async fn run(args: Args, server: Option<&str>, session: &mut Session) -> Res
         }),
     );
     Ok(())
+}
+
+/// The packs that go, and how much of them stays.
+fn taken(packs: usize, copied: u64) -> String {
+    match copied {
+        0 => format!("{packs} packs"),
+        _ => format!("{packs} packs, of which {} is needed and written anew", human::size(copied)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_anew_is_told_where_anything_is() {
+        assert_eq!(taken(3, 0), "3 packs");
+        let some = taken(3, 1 << 20);
+        assert_eq!(some, "3 packs, of which 1.0 MiB is needed and written anew");
+    }
 }

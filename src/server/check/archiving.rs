@@ -36,9 +36,15 @@ pub(super) fn check_settings(
     }
     let on = matches!(mode, "on" | "always");
     report.must("archive_mode", on, if on { "" } else { "set it to 'on' and restart PostgreSQL" });
-    let has = remote.has_archiver();
     let hint = format!("set it to: barman wal-archive {} %p", server.name);
-    report.must("archive_command", has, if has { "" } else { &hint });
+    if !remote.has_archiver() {
+        report.must("archive_command", false, hint);
+    } else {
+        let leads_here = !remote.setting("archive_library").is_empty()
+            || may_lead_to(&server.name, remote.setting("archive_command"));
+        // What a shell makes of a command is guessed here, and keeps nobody from making a backup.
+        report.should("archive_command", leads_here, if leads_here { "" } else { &hint });
+    }
     let archiver = &remote.archiver;
     let hint = match (&archiver.last_failed_wal, archiver.is_failing()) {
         (Some(file), true) if has_caught_up => {
@@ -49,6 +55,25 @@ pub(super) fn check_settings(
     };
     let works = remote.is_archiving() || remote.is_archiver_on() && has_caught_up;
     report.must("continuous archiving", works, hint);
+}
+
+/// Whether a command may archive WAL as that of the server `name`. What is no command of barman's, a script for
+/// example, may do anything.
+fn may_lead_to(name: &str, command: &str) -> bool {
+    if matches!(command.trim(), "" | "false" | "/bin/false" | "/usr/bin/false") {
+        return false;
+    }
+    let mut words =
+        command.split(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | ';' | '&' | '|'));
+    let is_ours =
+        |word: &str| word == "wal-archive" || word.rsplit('/').next() == Some("barman-wal-archive");
+    // Up to the word that names the command, so that a host before it is not taken for the server.
+    if !words.any(is_ours) {
+        return true;
+    }
+    // A variable may stand for the name, and for the path.
+    words.clone().any(|word| word.contains('$'))
+        || command.contains("%p") && words.any(|word| word == name)
 }
 
 /// Whether all segments that a failing server has closed are in the repository all the same, and since then it has
@@ -209,5 +234,39 @@ pub(super) async fn check_conflicts(
             report.should("archiver errors", conflicts == 0, hint);
         }
         Err(error) => report.should("archiver errors", false, error.in_one_line()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_cannot_archive_to_the_server_is_known() {
+        for command in [
+            "false",
+            "/bin/false",
+            " ",
+            "barman wal-archive mian %p",
+            "barman wal-archive main",
+            "main wal-archive other %p",
+            "/usr/bin/barman-wal-archive backup-host mian %p",
+            "envdir /etc/main /usr/local/bin/barman -c '/etc/b.conf' wal-archive mainly \"%p\"",
+        ] {
+            assert!(!may_lead_to("main", command), "{command}");
+        }
+        for command in [
+            "barman wal-archive main %p",
+            "/usr/local/bin/barman -c '/etc/b.conf' wal-archive 'main' \"%p\"",
+            "barman wal-archive --test main %p && cp %p /also/%f",
+            "barman-wal-archive backup-host main %p",
+            "barman wal-archive \"$SERVER\" %p",
+            "/usr/local/bin/my-wal-archive.sh %p",
+            "barman-cloud-wal-archive s3://bucket/ other %p",
+            "ssh backup barman put-wal main < %p",
+            "/bin/true",
+        ] {
+            assert!(may_lead_to("main", command), "{command}");
+        }
     }
 }
