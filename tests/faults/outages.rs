@@ -82,7 +82,7 @@ fn archiving_fails_in_one_line_whatever_is_wrong() {
     let path = path.to_str().unwrap();
     let archive = || barman.run(&["wal-archive", "main", path]);
     for (arguments, words) in [
-        (&["wal-archive", "main"][..], "required arguments"),
+        (&["wal-archive", "main"][..], "the path of the WAL file is missing"),
         (&["wal-archive", "main", path, "more"], "unexpected argument"),
         (&["wal-archive", "nobody", path], "nobody"),
         (&["wal-archive", "main", "/etc/passwd"], "not a WAL file"),
