@@ -22,6 +22,9 @@ pub struct Layout {
     pub wal: Option<PathBuf>,
     /// All of them, the data directory first.
     pub parts: Vec<Part>,
+    /// Whether the destination is a data directory already, as it must be for configuration that is written
+    /// by itself.
+    pub is_restored: bool,
 }
 
 /// A directory that a restore fills.
@@ -124,6 +127,8 @@ impl Layout {
             let elsewhere = "name another directory with --config-dir, or leave it out".to_owned();
             parts.push(part("the directory for configuration".to_owned(), path, elsewhere)?);
         }
+        let content = parts.first().map(|part| &part.place.content);
+        let is_restored = matches!(content, Some(Content::DataDirectory { .. }));
         if request.config_only {
             // What it would overlap is there, and stays as it is.
             refuse_overlap(&parts)?;
@@ -132,7 +137,8 @@ impl Layout {
         }
         parts.iter().try_for_each(Part::check)?;
         refuse_overlap(&parts)?;
-        Ok(Layout { destination, tablespaces, wal: request.wal_directory.clone(), parts })
+        let wal = request.wal_directory.clone();
+        Ok(Layout { destination, tablespaces, wal, parts, is_restored })
     }
 
     /// The part that a path is in.
@@ -262,7 +268,7 @@ mod tests {
             parts.push(part);
         }
         let (destination, tablespaces) = (directory.path().to_owned(), BTreeMap::new());
-        let mut layout = Layout { destination, tablespaces, wal: None, parts };
+        let mut layout = Layout { destination, tablespaces, wal: None, parts, is_restored: false };
         let error = layout.check_space().unwrap_err().to_string();
         assert!(error.contains("data, space"), "{error}");
         layout.parts[1].place.device += 1;

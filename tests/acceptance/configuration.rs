@@ -114,6 +114,18 @@ fn files_outside_are_restored_and_adapted() {
     starts(&data, &conf, &cluster);
     fs::remove_dir_all(&data).unwrap();
     fs::remove_dir_all(barman.path("etc")).unwrap();
+    // Without its data directory it can start nothing, and that is said.
+    let only = [&args[..], &["--config-only"]].concat();
+    let missing = format!("configuration of a data directory in {to}, and there is none");
+    for more in [&["--dry-run"][..], &[]] {
+        let told = barman.ok(&[&only[..], more].concat());
+        assert!(told.stdout.contains(&missing), "{told}");
+        assert!(told.stdout.contains("\nThen start it: "), "{told}");
+    }
+    assert!(!data.exists());
+    fs::remove_dir_all(barman.path("etc")).unwrap();
+    let told = barman.json(&[&only[..], &["--dry-run"]].concat());
+    assert_eq!(told["start_command"], serde_json::Value::Null);
     // What cannot be is refused before anything is written.
     for (wrong, why) in
         [(data.join("conf"), "inside the data directory"), (main.clone(), "is not empty")]

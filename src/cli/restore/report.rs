@@ -78,7 +78,8 @@ pub fn report(
     output.result("backup_id", json!(prepared.snapshot.backup_id));
     output.result("plan", plan(prepared, done));
     output.result("recovery_window", json!(prepared.window.as_ref().map(window)));
-    output.result("start_command", json!(start_command(prepared, environment)));
+    let start = (!lacks_data(prepared)).then(|| start_command(prepared, environment));
+    output.result("start_command", json!(start));
     output.result("next_steps", json!(steps.iter().map(|(_, text)| text).collect::<Vec<_>>()));
 }
 
@@ -175,12 +176,22 @@ fn next_steps(
             ),
         ));
     }
+    if lacks_data(prepared) {
+        let directory = prepared.request.destination.display();
+        steps.push((
+            "Not to be started yet",
+            format!(
+                "this is the configuration of a data directory in {directory}, and there is none. \
+                 Restore it first, by the same command without --config-dir and --config-only"
+            ),
+        ));
+    }
     let start = start_command(prepared, environment);
     let start = match prepared.destination.host() {
         Some(host) => format!("{start}    (on the host of {host:?})"),
         None => start,
     };
-    steps.push(("Start it", start));
+    steps.push((if lacks_data(prepared) { "Then start it" } else { "Start it" }, start));
     if let Some((version, name)) = prepared.main.as_deref().and_then(debian_cluster) {
         steps.push(("Or on Debian", format!("pg_ctlcluster {version} {name} start")));
     }
@@ -198,6 +209,11 @@ fn next_steps(
         ));
     }
     steps
+}
+
+/// Whether there is nothing yet that the configuration, which alone is written, could start.
+fn lacks_data(prepared: &Prepared) -> bool {
+    prepared.request.config_only && !prepared.layout.is_restored
 }
 
 /// The version and the name of the cluster whose configuration Debian's tools look for at this path.
