@@ -283,6 +283,7 @@ const EXAMPLES: &str = "EXAMPLES:
 pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let begun = Timestamp::now();
     let target = args.target()?;
+    let destination_directory = args.destination_directory()?;
     let interrupt = &session.interrupt;
     let mut repositories = Repositories::new(&session.output);
     let server = session.server_or_known(&args.server_name, &mut repositories);
@@ -299,13 +300,13 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         if args.dry_run { "Planning a restore of" } else { "Restoring" },
         backup.id,
         server.name,
-        args.destination_directory.display()
+        destination_directory.display()
     ));
     if let Moment::Time(time) = target.moment {
         session.output.info(format!("Recovery target: {}", restore::local(time)));
     }
     let request = Request {
-        destination: args.destination_directory.clone(),
+        destination: destination_directory,
         tablespaces: args.tablespace.iter().cloned().map(|t| (t.name, t.location)).collect(),
         wal_directory: args.waldir.clone(),
         owner: args.owner.clone(),
@@ -370,13 +371,20 @@ impl Args {
         let Some(command) = self.remote_ssh_command.clone() else {
             return Ok(Arc::new(ThisHost::default()));
         };
-        if !self.destination_directory.is_absolute() {
-            let message = "the destination on another host must be an absolute path";
-            return Err(Error::new(Kind::Usage, message));
-        }
         let connected = tokio::task::spawn_blocking(move || OtherHost::connect(&command));
         let host = connected.await.unwrap_or_else(|p| std::panic::resume_unwind(p.into_panic()))?;
         Ok(Arc::new(host))
+    }
+
+    /// The directory, absolute: what is said of it means the same wherever it is read.
+    fn destination_directory(&self) -> Result<PathBuf> {
+        let directory = &self.destination_directory;
+        if self.remote_ssh_command.is_some() && !directory.is_absolute() {
+            let message = "the destination on another host must be an absolute path";
+            return Err(Error::new(Kind::Usage, message));
+        }
+        let wrong = format!("cannot restore to {}", directory.display());
+        std::path::absolute(directory).map_err(|e| Error::new(Kind::Usage, wrong).because(e))
     }
 
     fn target(&self) -> Result<target::Target> {
