@@ -116,12 +116,17 @@ pub async fn restore(
     prepared.write(progress).await
 }
 
+/// A moment, as this host's clock shows it; it can be given as a target so.
+pub fn zoned(time: Timestamp) -> String {
+    let zoned = time.to_zoned(jiff::tz::TimeZone::system());
+    zoned.strftime("%Y-%m-%d %H:%M:%S%.f%:z").to_string()
+}
+
 /// A moment, as this host's clock shows it and in UTC.
 pub fn local(time: Timestamp) -> String {
-    let zoned = time.to_zoned(jiff::tz::TimeZone::system());
-    let local = zoned.strftime("%Y-%m-%d %H:%M:%S%.f%:z");
-    if zoned.offset() == jiff::tz::Offset::UTC {
-        local.to_string()
+    let local = zoned(time);
+    if time.to_zoned(jiff::tz::TimeZone::system()).offset() == jiff::tz::Offset::UTC {
+        local
     } else {
         format!("{local} ({})", time.strftime("%Y-%m-%d %H:%M:%S%.f UTC"))
     }

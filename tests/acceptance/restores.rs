@@ -201,6 +201,18 @@ fn a_dry_run_says_what_a_restore_does_and_writes_nothing() {
     {
         assert!(text.stdout.contains(words), "{words}: {text}");
     }
+    let reached = text.stdout.lines().find(|line| line.starts_with("Can be reached: ")).unwrap();
+    assert_eq!(reached.matches(" (LSN 0/").count(), 2, "{reached}");
+    assert!(reached.contains(" on timeline 1; the last WAL file, 0000"), "{reached}");
+    // Where it would be is said in full.
+    let here = [&["restore", "main", "latest", "relative"], dry.as_slice()].concat();
+    let mut here = barman.command(&here);
+    here.current_dir(barman.path("."));
+    let here = process::run(here).expect_success();
+    assert!(
+        here.stdout.contains(&format!(" to {}\n", barman.path("relative").display())),
+        "{here}"
+    );
     assert_eq!(planned["dry_run"], Value::Bool(true));
     assert!(planned["plan"]["packs"].as_u64().unwrap() > 0, "{planned}");
     let directories = planned["plan"]["directories"].as_array().unwrap();

@@ -13,7 +13,7 @@ use crate::restore::programs::shell_word;
 use crate::restore::reach::Window;
 use crate::restore::settings::{COPIED_WAL, WalSource};
 use crate::restore::target::Action;
-use crate::restore::{Prepared, Restored, local};
+use crate::restore::{Prepared, Restored, zoned};
 
 /// How far it went.
 pub enum Done {
@@ -166,13 +166,14 @@ fn next_steps(
         steps.push((
             "Can be reached",
             format!(
-                "every moment from {} ({}) to {} ({}, archived {}) on timeline {}",
-                local(window.from_time),
+                "every moment from {} (LSN {}) to {} (LSN {}) on timeline {}; the last WAL file, {}, \
+                 was archived then",
+                zoned(window.from_time),
                 window.from,
+                zoned(window.archived_at),
                 window.to,
+                window.timeline,
                 window.last_segment,
-                local(window.archived_at),
-                window.timeline
             ),
         ));
     }
