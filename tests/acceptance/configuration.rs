@@ -485,6 +485,8 @@ fn a_cluster_of_debian_comes_back_to_an_empty_host() {
     let restored = run(restore).expect_success();
     assert!(restored.stdout.contains(&format!(": pg_ctlcluster 15 {name} start\n")), "{restored}");
     assert!(restored.stdout.contains(&format!("{}/start.conf is restored", etc.display())));
+    // It replaces the original, and cannot meet it.
+    assert!(!restored.stdout.contains("Beside the original"), "{restored}");
     let environment = etc.join("environment");
     assert_eq!(fs::read_to_string(&environment).unwrap(), secret);
     assert_eq!(fs::metadata(&environment).unwrap().permissions().mode() & 0o7777, 0o600);

@@ -232,6 +232,7 @@ fn a_dry_run_says_what_a_restore_does_and_writes_nothing() {
     let start = restored["start_command"].as_str().unwrap();
     let program = Postgres::require(17).program("pg_ctl").canonicalize().unwrap();
     assert_eq!(start, format!("{} -D {} start", program.display(), destination.display()));
+    assert!(texts(&restored, "next_steps").contains("another port first: -o '-p 5433'"));
     let window = &restored["recovery_window"];
     assert!(window["begin_lsn"].as_str() < window["end_lsn"].as_str(), "{window}");
     let mut server = Cluster::on(17, &destination).option("archive_mode", "off");

@@ -196,6 +196,9 @@ fn next_steps(
     if let Some((version, name)) = prepared.main.as_deref().and_then(debian_cluster) {
         steps.push(("Or on Debian", format!("pg_ctlcluster {version} {name} start")));
     }
+    if !replaces_original(prepared) {
+        steps.push(("Beside the original", other_port(prepared)));
+    }
     if prepared.request.config_only {
         return steps;
     }
@@ -215,6 +218,26 @@ fn next_steps(
 /// Whether there is nothing yet that the configuration, which alone is written, could start.
 fn lacks_data(prepared: &Prepared) -> bool {
     prepared.request.config_only && !prepared.layout.is_restored
+}
+
+/// Whether it is where the server was that was backed up, which cannot run beside it then.
+fn replaces_original(prepared: &Prepared) -> bool {
+    let original = prepared.snapshot.cluster.data_directory.as_deref();
+    original.is_some_and(|original| prepared.request.destination == Path::new(original))
+}
+
+/// How it gets along with a server that has the same settings.
+fn other_port(prepared: &Prepared) -> String {
+    let how = match prepared.main.as_deref().and_then(debian_cluster) {
+        Some((version, name)) => format!(
+            "pg_conftool {version} {name} set port 5433, and set external_pid_file to another file"
+        ),
+        None => "-o '-p 5433' before 'start'".to_owned(),
+    };
+    format!(
+        "it has the port and the cluster_name of the server that was backed up; where that runs on the \
+         same host, give this one another port first: {how}"
+    )
 }
 
 /// The version and the name of the cluster whose configuration Debian's tools look for at this path.
