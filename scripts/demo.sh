@@ -169,6 +169,7 @@ check_repository() {
 summary() {
   tell "Done. Everything is stopped and removed now."
   printf '\n%sIn numbers%s\n' "$bold" "$plain"
+  row "" "size" "took"
   row "the database" "$(human "$database_size")"
   row "the first backup, in the repository" "$(human "$first_size")" "$first_time s"
   row "the second, $transactions transactions later" "$(human "$second_size") more" "$second_time s"
