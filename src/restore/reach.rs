@@ -298,11 +298,23 @@ async fn search(
             path.history.timeline()
         ),
     )
-    .hint(format!(
-        "if the server still runs, 'barman switch-wal --force --archive {}' brings its newest WAL; \
-         else choose an earlier target, or none to go as far as the archive does",
-        snapshot.server
-    )))
+    .hint(how_to_reach(&target.moment, &snapshot.server)))
+}
+
+/// What helps where the archive ends before a moment.
+fn how_to_reach(moment: &Moment, server: &str) -> String {
+    let earlier = "choose an earlier target, or none to go as far as the archive does";
+    let lead = match moment {
+        Moment::Time(time) if *time > Timestamp::now() => {
+            return format!("there is no WAL of the future: {earlier}");
+        }
+        Moment::Time(_) => "it is after the newest WAL that was archived: ",
+        _ => "",
+    };
+    format!(
+        "{lead}if the server still runs, 'barman switch-wal --force --archive {server}' brings its \
+         newest WAL; else {earlier}"
+    )
 }
 
 /// A moment, for people.

@@ -156,7 +156,12 @@ fn parse_time_in(text: &str, zone: &TimeZone) -> Result<Timestamp> {
     let wrong = |why: String| {
         Error::new(Kind::Usage, format!("{text:?} is not a time that can be a target: {why}"))
     };
-    let form = "write it like 2026-01-31 23:59:59.5+01:00";
+    let form = "write a date and a time, as '2026-01-31 23:59', '2026-01-31 23:59:59.5+01:00' or \
+                '2026-01-31T22:59:59Z'; without an offset it is of this host's time zone";
+    // It begins with its hour.
+    if text.find(':').is_some_and(|at| at <= 2) {
+        return Err(wrong("it has no date".to_owned()).hint(form));
+    }
     // PostgreSQL writes offsets as +01, which RFC 9557 does not know.
     let spelled = match text.char_indices().rev().nth(2) {
         Some((at, '+' | '-')) if text.contains(':') => format!("{}{}:00", &text[..at], &text[at..]),
@@ -204,6 +209,11 @@ mod tests {
         }
         for text in ["", "yesterday", "2026-13-01 00:00", "2026-01-31 25:00:00+01"] {
             assert!(parse_time(text).is_err(), "{text}");
+        }
+        for text in ["14:30", "9:30:59.5", "14:30+01"] {
+            let error = parse_time(text).unwrap_err();
+            assert!(error.to_string().ends_with("it has no date"), "{error}");
+            assert!(error.hint_text().unwrap().contains("'2026-01-31 23:59'"), "{error}");
         }
     }
 

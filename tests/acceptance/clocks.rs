@@ -160,6 +160,7 @@ fn hosts_whose_clocks_are_ten_minutes_apart_are_told_and_served() {
         "which is in the future by this host's clock",
         "which is consistent from",
         "its last commit is of",
+        "HINT: there is no WAL of the future: choose an earlier target",
     ];
     refused(&vec![], &tomorrow, &window);
 }
