@@ -23,6 +23,14 @@ pub struct Reach {
     pub stays: bool,
 }
 
+impl Reach {
+    /// Whether a backup had ended by then.
+    fn is_after(&self, snapshot: &Snapshot) -> bool {
+        self.time.is_none_or(|time| snapshot.ended_at <= time)
+            && self.lsn.is_none_or(|lsn| Lsn(snapshot.wal.stop_lsn) <= lsn)
+    }
+}
+
 impl Catalog {
     /// The backup with this id, name or shortcut (`latest`, `oldest`, `last-full`, `last-failed` …).
     pub fn find(&self, wanted: &str) -> Result<&Backup> {
@@ -50,13 +58,11 @@ impl Catalog {
 
     /// The newest backup from which `reach` can be reached.
     pub fn find_for(&self, reach: &Reach) -> Result<&Backup> {
-        let reaches = |snapshot: &Snapshot| {
-            let wal = &snapshot.wal;
-            reach.time.is_none_or(|time| snapshot.ended_at <= time)
-                && reach.lsn.is_none_or(|lsn| Lsn(wal.stop_lsn) <= lsn)
-                && (reach.stays || self.leads_to(snapshot, reach.timeline))
+        let leads = |snapshot: &Snapshot| {
+            reach.stays || self.leads_to(snapshot, self.followed(snapshot, reach.timeline))
         };
-        let found = self.usable().rfind(|(_, snapshot)| reaches(snapshot));
+        let found =
+            self.usable().rfind(|(_, snapshot)| reach.is_after(snapshot) && leads(snapshot));
         found.map(|(backup, _)| backup).ok_or_else(|| {
             let message = format!("no backup of {} reaches back to this target", self.server);
             let oldest = self.usable().next().map(|(backup, snapshot)| {
@@ -71,19 +77,34 @@ impl Catalog {
         })
     }
 
-    /// Whether recovery from a backup can follow a timeline, or the newest one: which that is depends on the
-    /// backup, from whose timeline on PostgreSQL tries one number after the other.
-    fn leads_to(&self, snapshot: &Snapshot, timeline: Option<TimelineId>) -> bool {
+    /// The newest backup, if it was passed over for `chosen` only because its timeline does not lead to the one that
+    /// recovery follows; that one, too.
+    pub fn passed_over(&self, chosen: &Backup, reach: &Reach) -> Option<(&Backup, TimelineId)> {
+        let (newest, snapshot) = self.usable().rfind(|(_, snapshot)| reach.is_after(snapshot))?;
+        let followed = self.followed(snapshot, reach.timeline);
+        (newest.id != chosen.id).then_some((newest, followed))
+    }
+
+    /// The timeline that recovery from a backup follows: the one that is wanted, or the newest. Which that is depends
+    /// on the backup, from whose timeline on PostgreSQL tries one number after the other.
+    fn followed(&self, snapshot: &Snapshot, wanted: Option<TimelineId>) -> TimelineId {
+        let own = TimelineId(snapshot.wal.stop_timeline);
+        let is_known = |timeline: &TimelineId| {
+            let inventory = self.wal.get(&snapshot.system_id);
+            *timeline == own
+                || inventory.is_some_and(|known| known.histories().contains_key(timeline))
+        };
+        let newest = || (own.0..u32::MAX).map(TimelineId).take_while(is_known).last();
+        wanted.or_else(newest).unwrap_or(own)
+    }
+
+    /// Whether a timeline goes on from a backup.
+    fn leads_to(&self, snapshot: &Snapshot, timeline: TimelineId) -> bool {
         let own = TimelineId(snapshot.wal.stop_timeline);
         let Some(inventory) = self.wal.get(&snapshot.system_id) else { return true };
-        let known = inventory.histories();
-        let newest = || {
-            let numbers = (own.0..u32::MAX).map(TimelineId);
-            numbers.take_while(|t| *t == own || known.contains_key(t)).last().unwrap_or(own)
-        };
-        let timeline = timeline.unwrap_or_else(newest);
         timeline == own
-            || known
+            || inventory
+                .histories()
                 .get(&timeline)
                 .is_some_and(|history| history.contains(own, Lsn(snapshot.wal.stop_lsn)))
     }

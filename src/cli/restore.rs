@@ -11,7 +11,9 @@ use repo_format::snapshot::Snapshot;
 
 use super::Session;
 use super::open::Repositories;
-use crate::catalog::Catalog;
+use super::output::Output;
+use crate::catalog::resolve::Reach;
+use crate::catalog::{Backup, Catalog};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::TimelineId;
@@ -291,7 +293,12 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let repository = interrupt.unless(repositories.of(&server, Access::Read)).await?;
     let catalog = interrupt.unless(Catalog::load(&repository, &server.name)).await?;
     let backup = match args.backup_id.as_str() {
-        "auto" => catalog.find_for(&target.reach()?)?,
+        "auto" => {
+            let reach = target.reach()?;
+            let chosen = catalog.find_for(&reach)?;
+            tell_passed_over(&session.output, &catalog, chosen, &reach);
+            chosen
+        }
         id => catalog.find(id)?,
     };
     let snapshot = backup.usable()?;
@@ -339,6 +346,26 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let access = (!session.config.is_enough()).then_some(&server.repository);
     report::report(&session.output, &prepared, &done, access, begun);
     Ok(())
+}
+
+/// Says that the newest backup is not the chosen one: what it has is on a timeline that was left, as when a clone
+/// has archived as the server that it was made of.
+fn tell_passed_over(output: &Output, catalog: &Catalog, chosen: &Backup, reach: &Reach) {
+    let Some((newer, followed)) = catalog.passed_over(chosen, reach) else { return };
+    let own = newer.snapshot.as_ref().map_or(0, |snapshot| snapshot.wal.stop_timeline);
+    let (id, chosen, server) = (&newer.id, &chosen.id, &catalog.server);
+    let message = format!(
+        "backup {chosen} is chosen, and {id}, which is newer, is passed over: it is on timeline {own}, and \
+         timeline {followed} does not lead on from it"
+    );
+    if reach.timeline.is_some() {
+        output.info(message);
+    } else {
+        output.warning(format!(
+            "{message}. Timeline {followed} is the newest of the archive; if it is not the one that you want, \
+             for example a clone's: barman restore {server} {id} … --target-tli current"
+        ));
+    }
 }
 
 async fn plan(

@@ -97,8 +97,16 @@ fn auto_passes_over_backups_that_do_not_lead_to_the_timeline() {
     is_archived(&barman, &branch.switch_wal());
     let chosen = planned(&barman, &["auto"]).expect_success();
     assert!(chosen.stdout.contains(&first), "{chosen}");
+    let told = format!(
+        "WARNING: backup {first} is chosen, and {second}, which is newer, is passed over: it is on \
+         timeline 1, and timeline 2 does not lead on from it"
+    );
+    assert!(chosen.stderr.contains(&told), "{chosen}");
+    assert!(chosen.stderr.contains(&format!("{second} … --target-tli current")), "{chosen}");
+    let asked = planned(&barman, &["auto", "--target-tli", "2"]).expect_success();
+    assert!(asked.stdout.contains("is passed over") && asked.stderr.is_empty(), "{asked}");
     let chosen = planned(&barman, &["auto", "--target-tli", "current"]).expect_success();
-    assert!(chosen.stdout.contains(&second), "{chosen}");
+    assert!(chosen.stdout.contains(&second) && !chosen.stderr.contains("passed over"), "{chosen}");
 }
 
 #[test]
