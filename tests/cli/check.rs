@@ -91,6 +91,27 @@ fn wal_that_is_missing_or_went_elsewhere_is_named() {
 }
 
 #[test]
+fn a_backup_that_waits_for_wal_does_not_count_yet() {
+    let (cluster, barman) = backed_up();
+    let redundancy = |minimum: u32, word: &str, shown: &str| {
+        let more = format!("immediate_checkpoint = true\nminimum_redundancy = {minimum}\n");
+        barman.server("main", &cluster, &more);
+        let check = barman.run(&["check", "main"]).stdout;
+        let line = format!("\tminimum redundancy requirements: {word} ({shown})\n");
+        assert!(check.contains(&line), "{line}: {check}");
+        barman.json(&["status", "main"])["main"]["minimum_redundancy"]["message"].clone()
+    };
+    assert_eq!(redundancy(0, "OK", "have 2 backups, expected at least 0"), "satisfied (2/0)");
+    let last = barman.json(&["show-backup", "main", "last"]);
+    let needed = last["main"]["base_backup_information"]["end_wal"].as_str().unwrap();
+    durable_rename(&object_of(&barman, needed), &barman.path("away")).unwrap();
+    let shown = "have 1 backups, expected at least 0; 1 more waits for WAL";
+    assert_eq!(redundancy(0, "OK", shown), "satisfied (1/0)");
+    let shown = "have 1 backups, expected at least 2; 1 more waits for WAL";
+    assert_eq!(redundancy(2, "FAILED", shown), "FAILED (1/2)");
+}
+
+#[test]
 fn a_server_without_work_is_not_failing_when_all_its_wal_has_arrived() {
     let (cluster, barman) = backed_up();
     cluster.psql("ALTER SYSTEM SET archive_command = 'false'");

@@ -38,6 +38,12 @@ fn an_interrupted_backup_says_so_and_is_over() {
         });
     }
     assert_eq!(files(&barman.repository().join("sessions")), Vec::<PathBuf>::new());
+    let check = barman.run(&["check", "main"]);
+    let newest = barman.json(&["show-backup", "main", "last-failed"]);
+    let newest = newest["main"]["backup_id"].as_str().unwrap();
+    let line = format!("failed backups: FAILED (there are 3 failed backups: {newest}, ");
+    assert!(check.stdout.contains(&line), "{check}");
+    assert!(check.stdout.contains("barman delete main ID"), "{check}");
     barman.ok(&["backup", "main", "--wait"]);
     barman.ok(&["repo", "check", "--read-data"]);
     cluster.stop(Shutdown::Fast);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use repo_format::snapshot::Snapshot;
 
 use super::report::Report;
-use super::shelf::Shelf;
+use super::shelf::{Count, Shelf};
 use crate::catalog::segment_size;
 use crate::config::Server;
 use crate::error::Result;
@@ -15,7 +15,7 @@ use crate::postgres::lsn::{Lsn, TimelineId};
 use crate::postgres::timeline_history::TimelineHistory;
 use crate::wal::inventory::{Gap, Inventory};
 
-/// How many gaps are named.
+/// How many gaps, or failed backups, are named.
 const NAMED: usize = 3;
 
 /// Adds the lines, in Barman's order; it is `now` by the store's clock. Returns the last backup, if there is one.
@@ -32,14 +32,16 @@ pub(super) async fn check(
     check_wal(server, shelf, age, report);
     report.must("compression settings", true, "");
     let minimum = usize::try_from(server.minimum_redundancy).unwrap_or(usize::MAX);
-    let done = shelf.done(minimum).await?;
-    let enough = done >= minimum;
-    // Read last: what was found damaged on the way counts too.
-    let failed = shelf.failed;
-    report.should("failed backups", failed == 0, format!("there are {failed} failed backups"));
-    let shown = if enough { shelf.len() } else { done };
-    let hint = format!("have {shown} backups, expected at least {minimum}");
-    report.should("minimum redundancy requirements", enough, hint);
+    let Count { complete, waiting } = shelf.count(minimum).await?;
+    // Asked last: what was found damaged on the way counts too.
+    report.should("failed backups", shelf.failed.is_empty(), describe_failed(server, shelf));
+    let wait = match waiting {
+        0 => String::new(),
+        1 => "; 1 more waits for WAL".to_owned(),
+        more => format!("; {more} more wait for WAL"),
+    };
+    let hint = format!("have {complete} backups, expected at least {minimum}{wait}");
+    report.should("minimum redundancy requirements", complete >= minimum, hint);
     if let Some(last) = &last {
         let oldest = shelf.oldest_needed(last.system_id, server.retention_policy).await?;
         if let (Some(oldest), Some(wal)) = (oldest, shelf.wal.get(&last.system_id)) {
@@ -102,6 +104,24 @@ fn check_wal(
         }
     }
     report.should("wal size", true, human::size(bytes));
+}
+
+/// Which backups failed, the newest of them by name.
+fn describe_failed(server: &Server, shelf: &Shelf<'_>) -> String {
+    let count = shelf.failed.len();
+    let message = format!("there are {count} failed backups");
+    if count == 0 {
+        return message;
+    }
+    let mut named: Vec<&str> = shelf.failed.iter().rev().take(NAMED).map(String::as_str).collect();
+    if count > NAMED {
+        named.push("…");
+    }
+    let (named, name) = (named.join(", "), &server.name);
+    format!(
+        "{message}: {named}; why is told by: barman show-backup {name} ID; \
+         to have one no longer: barman delete {name} ID"
+    )
 }
 
 /// What is missing on the way from a backup to the newest WAL of the newest timeline that it leads to.

@@ -31,11 +31,20 @@ pub(super) struct Shelf<'a> {
     backups: Vec<(BackupName, SystemTime)>,
     /// Those that are kept for recovery to any later moment.
     kept: BTreeSet<String>,
-    /// How many failed.
-    pub failed: usize,
+    /// The ids of those that failed.
+    pub failed: BTreeSet<String>,
     /// The WAL of each cluster the server has had.
     pub wal: BTreeMap<u64, Inventory>,
     read: BTreeMap<String, Option<Snapshot>>,
+}
+
+/// How many backups there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Count {
+    /// Those that are complete, with the WAL that they need.
+    pub complete: usize,
+    /// Those that lack some WAL.
+    pub waiting: usize,
 }
 
 impl<'a> Shelf<'a> {
@@ -57,10 +66,13 @@ impl<'a> Shelf<'a> {
             .into_iter()
             .filter(|id| !is_running(id))
             .partition(|id| ids.contains(id));
-        let (mut failed, mut gone, mut kept) = (0, BTreeSet::new(), BTreeSet::new());
+        let (mut failed, mut gone) = (BTreeSet::new(), BTreeSet::new());
+        let mut kept = BTreeSet::new();
         for id in with {
             let notes = notes::of_backup(repository, server, &id).await?;
-            failed += usize::from(notes.failure.is_some() && !notes.deleted);
+            if notes.failure.is_some() && !notes.deleted {
+                failed.insert(id.clone());
+            }
             if notes.keep == Some(KeepTarget::Full) {
                 kept.insert(id.clone());
             }
@@ -70,7 +82,9 @@ impl<'a> Shelf<'a> {
         }
         for id in without.iter().rev().take(NOTED) {
             let notes = notes::of_backup(repository, server, id).await?;
-            failed += usize::from(!notes.deleted);
+            if !notes.deleted {
+                failed.insert(id.clone());
+            }
         }
         backups.retain(|(name, _)| !gone.contains(&name.backup_id));
         let mut listings: BTreeMap<u64, Vec<StoredWal>> = BTreeMap::new();
@@ -116,14 +130,19 @@ impl<'a> Shelf<'a> {
         Ok(last)
     }
 
-    /// Counts the backups that have the WAL they need, up to `wanted` of them.
-    pub async fn done(&mut self, wanted: usize) -> Result<usize> {
-        let mut done = 0;
+    /// Counts the backups that have the WAL they need, and those that wait for some. The newest are read until
+    /// `wanted` are found that have it, and one at least. Older ones are taken for complete: they wait no more, and
+    /// what was lost of their WAL is told as a gap.
+    pub async fn count(&mut self, wanted: usize) -> Result<Count> {
+        let (mut done, mut count) = (0, Count { complete: self.backups.len(), waiting: 0 });
         for (name, _) in self.backups.clone().iter().rev() {
-            if done >= wanted {
+            if done >= wanted.max(1) {
                 break;
             }
-            let Some(snapshot) = self.snapshot(name).await? else { continue };
+            let Some(snapshot) = self.snapshot(name).await? else {
+                count.complete -= 1;
+                continue;
+            };
             let needed = &snapshot.wal;
             let (from, to) = (Lsn(needed.start_lsn), Lsn(needed.stop_lsn));
             let timeline = TimelineId(needed.stop_timeline);
@@ -132,9 +151,14 @@ impl<'a> Shelf<'a> {
                 .wal
                 .get(&snapshot.system_id)
                 .is_some_and(|wal| wal.gaps(timeline, from, to, size).is_empty());
-            done += usize::from(is_done);
+            if is_done {
+                done += 1;
+            } else {
+                count.complete -= 1;
+                count.waiting += 1;
+            }
         }
-        Ok(done)
+        Ok(count)
     }
 
     /// The oldest backup of the cluster `system` from which any later moment shall be recoverable: what
@@ -194,7 +218,7 @@ impl<'a> Shelf<'a> {
             Err(error) if error.is_not_found() => None,
             Err(error) if error.is_damage() && !is_newer_format(&error) => {
                 tracing::warn!("backup {} cannot be read: {error}", name.backup_id);
-                self.failed += 1;
+                self.failed.insert(name.backup_id.clone());
                 None
             }
             Err(error) => return Err(error.into()),
