@@ -288,6 +288,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let (output, interrupt) = (&self.session.output, &self.session.interrupt);
         tell(&made.snapshot, output);
+        tell_unread(&server.name, repository, &made.snapshot, output).await;
         let seen_to = Box::pin(self.see_to_wal(server, repository, request, &mut made));
         let waited = interrupt.unless(seen_to).await;
         // Nothing is kept on the server any longer.
@@ -428,17 +429,6 @@ fn tell(snapshot: &Snapshot, output: &Output) {
         human::time_with_offset(backup_info::time(snapshot.begun_at)),
         human::duration(taken)
     ));
-    if let Some(configuration) = &snapshot.configuration
-        && !configuration.unread.is_empty()
-    {
-        output.warning(format!(
-            "configuration files outside the data directory could not be read: {}. What the server \
-             shows of them is kept instead, as far as it does. What to grant, to have them as they are, is \
-             said by: barman setup-sql {}",
-            configuration.unread.join(", "),
-            snapshot.server
-        ));
-    }
     if snapshot.bad_pages.count > 0 {
         let first = snapshot.bad_pages.first.iter().take(5);
         let named: Vec<String> =
@@ -451,5 +441,28 @@ fn tell(snapshot: &Snapshot, output: &Output) {
             snapshot.server,
             snapshot.backup_id
         ));
+    }
+}
+
+/// Names the configuration files that could not be read. A backup that shall be quiet, as one from cron, tells it when it
+/// is news: otherwise the same message would be mailed every night.
+async fn tell_unread(server: &str, repository: &Repository, snapshot: &Snapshot, output: &Output) {
+    let unread = |of: &Snapshot| of.configuration.as_ref().map(|it| it.unread.clone());
+    let Some(files) = unread(snapshot).filter(|files| !files.is_empty()) else { return };
+    let message = format!(
+        "configuration files outside the data directory could not be read: {}. What the server \
+         shows of them is kept instead, as far as it does. What to grant, to have them as they are, is \
+         said by: barman setup-sql {server}",
+        files.join(", ")
+    );
+    let is_known = |catalog: Catalog| {
+        let mut snapshots = catalog.backups.iter().filter_map(|backup| backup.snapshot.as_ref());
+        let before = snapshots.rfind(|other| other.sequence < snapshot.sequence);
+        before.and_then(unread).is_some_and(|before| before == files)
+    };
+    if output.is_quiet() && Catalog::load(repository, server).await.is_ok_and(is_known) {
+        tracing::info!("{message}");
+    } else {
+        output.warning(message);
     }
 }

@@ -451,9 +451,9 @@ fn end(output: Output, result: Result<()>) -> ExitCode {
 }
 
 /// Says what is doubtful in the configuration. PostgreSQL runs the WAL commands thousands of times a
-/// day: there it goes to the log only.
+/// day, and `cron` is run every minute: there it goes to the log only.
 fn report_doubts(config: &Config, output: &Output, command: &Command) {
-    let is_frequent = is_for_postgres(command);
+    let is_frequent = is_for_postgres(command) || matches!(command, Command::Cron(_));
     for warning in &config.warnings {
         if is_frequent {
             tracing::info!("{warning}");

@@ -195,9 +195,18 @@ fn the_grants_decide_what_is_kept() {
         let restored_hba = || fs::read_to_string(&there).unwrap();
 
         // What the script grants: files are made of what the server shows, and that is told.
-        let made = barman.ok(&["backup", "main", "--wait"]);
-        assert!(made.stderr.contains(hba.to_str().unwrap()), "{made}");
-        assert!(made.stderr.contains("barman setup-sql main"), "{made}");
+        // A backup that shall be quiet tells it once; by hand it is told each time, and check tells it too.
+        for (quiet, is_told) in [(true, true), (true, false), (false, true)] {
+            let arguments = ["-q", "backup", "main", "--wait"];
+            let made = barman.ok(if quiet { &arguments } else { &arguments[1..] });
+            assert_eq!(made.stderr.contains(hba.to_str().unwrap()), is_told, "{made}");
+            assert_eq!(made.stderr.contains("barman setup-sql main"), is_told, "{made}");
+        }
+        let check = barman.ok(&["check", "main"]).stdout;
+        assert!(
+            check.contains("\tconfiguration files: OK (the last backup has these as"),
+            "{check}"
+        );
         assert_eq!(cluster.log().matches("ERROR:").count(), 0, "{}", cluster.log());
         let seen = barman.json(&["show-backup", "main", "latest"]);
         let unread = &seen["main"]["configuration_information"]["unread_files"];

@@ -47,6 +47,17 @@ fn upkeep_tells_of_a_server_that_it_passes_over() {
 }
 
 #[test]
+fn upkeep_leaves_what_is_doubtful_to_the_log() {
+    let setup = Setup::new("[main]\nconninfo = host=c\nretension_policy = redundancy 2\n");
+    let doubt = "unknown option 'retension_policy'";
+    assert!(setup.barman("list-servers").err.contains(doubt));
+    std::fs::remove_file(setup.log()).unwrap();
+    let said = setup.barman("cron");
+    assert!(!said.err.contains(doubt), "{}", said.err);
+    assert!(std::fs::read_to_string(setup.log()).unwrap().contains(doubt));
+}
+
+#[test]
 fn a_server_is_shown() {
     let setup = Setup::new(
         "repository = /srv/%(name)s\nparallel_jobs = 2\n[main]\nconninfo = host=a\n\

@@ -43,6 +43,7 @@ pub(super) async fn check(
     let hint = format!("have {complete} backups, expected at least {minimum}{wait}");
     report.should("minimum redundancy requirements", complete >= minimum, hint);
     if let Some(last) = &last {
+        check_configuration(server, last, report);
         let oldest = shelf.oldest_needed(last.system_id, server.retention_policy).await?;
         if let (Some(oldest), Some(wal)) = (oldest, shelf.wal.get(&last.system_id)) {
             let gaps = gaps_since(&oldest, wal)?;
@@ -104,6 +105,21 @@ fn check_wal(
         }
     }
     report.should("wal size", true, human::size(bytes));
+}
+
+/// Tells of configuration that the last backup has only as the server shows it: `backup` does not, when it is run
+/// every night.
+fn check_configuration(server: &Server, last: &Snapshot, report: &mut Report) {
+    let Some(configuration) = last.configuration.as_ref().filter(|it| !it.unread.is_empty()) else {
+        return;
+    };
+    let hint = format!(
+        "the last backup has these as the server shows them, because the role may not read them: {}; what to \
+         grant is said by: barman setup-sql {}",
+        configuration.unread.join(", "),
+        server.name
+    );
+    report.should("configuration files", true, hint);
 }
 
 /// Which backups failed, the newest of them by name.
