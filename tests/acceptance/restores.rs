@@ -203,6 +203,9 @@ fn a_dry_run_says_what_a_restore_does_and_writes_nothing() {
     }
     let reached = text.stdout.lines().find(|line| line.starts_with("Can be reached: ")).unwrap();
     assert_eq!(reached.matches(" (LSN 0/").count(), 2, "{reached}");
+    let is_second = |text: &str| text.rsplit(' ').next().is_some_and(|time| !time.contains('.'));
+    let last = reached.split(" (LSN 0/").nth(1).unwrap();
+    assert!(is_second(last), "{reached}");
     assert!(reached.contains(" on timeline 1; the last WAL file, 0000"), "{reached}");
     // Where it would be is said in full.
     let here = [&["restore", "main", "latest", "relative"], dry.as_slice()].concat();

@@ -163,6 +163,9 @@ fn next_steps(
 ) -> Vec<(&'static str, String)> {
     let mut steps = vec![];
     if let Some(window) = &prepared.window {
+        // A store's clock tells more digits than anybody reads.
+        let archived_at = window.archived_at.as_second();
+        let archived_at = Timestamp::from_second(archived_at).unwrap_or(window.archived_at);
         steps.push((
             "Can be reached",
             format!(
@@ -170,7 +173,7 @@ fn next_steps(
                  was archived then",
                 zoned(window.from_time),
                 window.from,
-                zoned(window.archived_at),
+                zoned(archived_at),
                 window.to,
                 window.timeline,
                 window.last_segment,
