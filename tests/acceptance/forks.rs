@@ -157,6 +157,8 @@ fn moments_within_the_backup_are_refused_and_rollbacks_end_a_recovery() {
     let moment = cluster.psql("SELECT clock_timestamp()");
     let refused = planned(&barman, &["latest", "--target-time", &moment]);
     assert_eq!(refused.status, 1, "{refused}");
+    let hint = "HINT: it is after the newest WAL that was archived: if the server still runs";
+    assert!(refused.stderr.contains(hint), "{refused}");
     cluster.psql("BEGIN; INSERT INTO t VALUES (0, ''); ROLLBACK");
     is_archived(&barman, &cluster.switch_wal());
     planned(&barman, &["latest", "--target-time", &moment]).expect_success();
