@@ -19,6 +19,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use barman::backup::Request;
+use barman::chunking::page_map::PageMaps;
 use barman::interrupt::Interrupt;
 use barman::progress::{Progress, Unobserved};
 use barman::repository::Repository;
@@ -95,19 +97,9 @@ async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Ar
         Repository::create(storage, &slot, Default::default(), Default::default()).await.unwrap();
     let repository = Arc::new(repository);
     let connection = barman::postgres::conninfo::ConnInfo::parse(&cluster.conninfo()).unwrap();
-    let request = barman::backup::Request {
-        server: "bench".into(),
-        sql: connection.clone(),
-        replication: connection,
-        name: None,
-        fast_checkpoint: true,
-        max_rate: None,
-        threads: 2,
-        level: 3,
-        reserve: Some(0),
-        needs_room: true,
-        stream_wal: false,
-    };
+    let page_maps = PageMaps::new(directory.join("page-maps"));
+    let request = Request::new("bench", connection.clone(), connection, page_maps);
+    let request = Request { reserve: Some(0), ..request };
     settle();
     let begun = Instant::now();
     let snapshot =

@@ -166,6 +166,11 @@ impl BlobBody {
         &self.bases
     }
 
+    /// The length of the body without its padding, in bytes.
+    pub fn length(&self) -> usize {
+        7 + self.bases.len() * 40 + self.payload.len()
+    }
+
     /// The distinct chunks of [`BlobBody::bases`], in ascending order.
     pub fn base_chunks(&self) -> Vec<ChunkId> {
         let mut chunks: Vec<ChunkId> = self.bases.iter().map(|base| base.chunk).collect();
@@ -236,15 +241,14 @@ impl BlobBody {
             within("end of a base range", end, MAX_CHUNK as u64)?;
         }
         within("base ranges of a delta", total_length(&self.bases), MAX_BASE_BYTES as u64)?;
-        let length = 7 + self.bases.len() * 40 + self.payload.len();
-        let length = length.saturating_add(self.padding);
+        let length = self.length().saturating_add(self.padding);
         within("blob body", length as u64, (MAX_BLOB + MAX_BODY_OVERHEAD) as u64)
     }
 
     /// The plaintext of the body.
     pub fn encode(&self) -> Result<Vec<u8>> {
         self.validate()?;
-        let length = 7 + self.bases.len() * 40 + self.payload.len() + self.padding;
+        let length = self.length() + self.padding;
         let mut out = Vec::with_capacity(length);
         out.push(self.encoding as u8);
         let bases = u16::try_from(self.bases.len()).expect("a delta has at most 1024 bases");
@@ -355,6 +359,7 @@ impl Encoder {
         let mut zstd = zstd_safe::CCtx::create();
         let mut payload = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
         zstd.set_parameter(zstd_safe::CParameter::CompressionLevel(self.level)).map_err(error)?;
+        zstd.set_parameter(zstd_safe::CParameter::HashLog(18)).map_err(error)?;
         zstd.ref_prefix(prefix).map_err(error)?;
         zstd.compress2(&mut payload, content).map_err(error)?;
         let body = BlobBody { encoding: Encoding::Delta, bases, payload, padding: 0 };

@@ -37,7 +37,7 @@ impl Run {
     }
 
     /// This run and the one after it as one, if they are one.
-    fn joined(&self, next: &Run) -> Option<Run> {
+    pub fn joined(&self, next: &Run) -> Option<Run> {
         match (*self, *next) {
             (Run::Zero { length: one }, Run::Zero { length: two }) => {
                 Some(Run::Zero { length: one.saturating_add(two) })

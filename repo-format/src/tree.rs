@@ -167,6 +167,14 @@ impl EncodedDirectory {
         let entries = self.entries.iter().map(|entry| part(&self.encoded, entry));
         std::iter::once(self.count.as_slice()).chain(entries)
     }
+
+    /// The entry with this name.
+    pub fn find(&self, name: &[u8]) -> Option<Entry> {
+        let encoded = |entry: &Range<u32>| part(&self.encoded, entry);
+        let at = self.entries.binary_search_by(|entry| name_of(encoded(entry)).cmp(name)).ok()?;
+        let found = encoded(self.entries.get(at)?);
+        codec::decode("directory", found, found.len()).ok()
+    }
 }
 
 fn part<'e>(encoded: &'e [u8], entry: &Range<u32>) -> &'e [u8] {

@@ -16,8 +16,10 @@ use repo_format::tree::File;
 use tokio::sync::mpsc::Receiver;
 
 use super::pages::PageCheck;
+use super::parent::KnownPages;
 use super::tree::TreeBuilder;
 use crate::chunking::Grid;
+use crate::chunking::page_map::PageMapWriter;
 use crate::chunking::writer::ContentWriter;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::backup_label::{BackupLabel, MappedTablespace, parse_tablespace_map};
@@ -52,6 +54,8 @@ pub struct Copied {
     pub tablespaces: Vec<MappedTablespace>,
     /// Pages with wrong checksums.
     pub pages: PageCheck,
+    /// The hashes of all pages, for the next backup.
+    pub page_map: Option<PageMapWriter>,
     /// Regular files.
     pub files: u64,
     /// Bytes of all files.
@@ -69,6 +73,7 @@ pub fn copy(
     frames: Receiver<Frame>,
     repository: &Arc<Repository>,
     writer: &mut Writer,
+    known: KnownPages,
     verify_pages: bool,
     directory_mode: u32,
     progress: &Progress,
@@ -77,6 +82,7 @@ pub fn copy(
     let mut copy = Copy {
         repository,
         writer,
+        known,
         verify_pages,
         progress,
         tree: TreeBuilder::new(directory_mode),
@@ -110,6 +116,7 @@ pub fn copy(
 struct Copy<'a> {
     repository: &'a Arc<Repository>,
     writer: &'a mut Writer,
+    known: KnownPages,
     verify_pages: bool,
     progress: &'a Progress,
     tree: TreeBuilder,
@@ -206,7 +213,11 @@ impl Copy<'_> {
             .into_iter()
             .find(|telling| *telling == text && size <= SMALL as u64)
             .map(|telling| (telling, Vec::new()));
-        let mut content = ContentWriter::new(self.writer, keys, grid, ChunkKind::Data);
+        let former = if grid == Grid::Pages { self.known.former(path)? } else { None };
+        let mut content = match former {
+            Some(former) => ContentWriter::of_changes(self.writer, keys, former),
+            None => ContentWriter::new(self.writer, keys, grid, ChunkKind::Data),
+        };
         let mut piece = vec![0; PIECE.min(usize::try_from(size).unwrap_or(PIECE))];
         let (mut left, mut crc) = (size, 0);
         while left > 0 {
@@ -230,6 +241,7 @@ impl Copy<'_> {
             self.progress.advance(read as u64);
         }
         let stored = content.finish()?;
+        self.known.note(path, &stored.leaves);
         self.files += 1;
         self.bytes += size;
         self.zero_bytes += stored.zero_bytes;
@@ -286,6 +298,7 @@ impl Copy<'_> {
             control,
             tablespaces,
             pages: self.pages,
+            page_map: self.known.own,
             files: self.files,
             bytes: self.bytes,
             zero_bytes: self.zero_bytes,

@@ -1,7 +1,7 @@
 //! Makes backups: reads a cluster, stores what the repository lacks, and commits a snapshot.
 //!
 //! The server streams ([`crate::postgres::base_backup`]), [`copy`] stores the files as they pass,
-//! [`tree`] gathers them, [`pages`] verifies checksums, [`held`] keeps or streams the WAL, and [`wait`] sees it
+//! [`tree`] gathers them, [`pages`] verifies checksums, [`parent`] knows what an earlier backup has, [`held`] keeps or streams the WAL, and [`wait`] sees it
 //! arrive. What the server runs on is noted by [`environment`], and [`configuration`] keeps what lies outside the
 //! data directory.
 
@@ -10,6 +10,7 @@ pub mod copy;
 pub mod environment;
 pub mod held;
 pub mod pages;
+pub mod parent;
 pub mod shown;
 mod space;
 mod stream;
@@ -17,6 +18,7 @@ pub mod tree;
 pub mod wait;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use repo_format::names::ObjectName;
@@ -26,6 +28,7 @@ use repo_format::snapshot::{
 };
 
 use crate::catalog::Catalog;
+use crate::chunking::page_map::PageMaps;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::postgres::conninfo::{Address, ConnInfo, Host};
@@ -41,6 +44,7 @@ use crate::repository::writer::{Writer, WriterOptions};
 use crate::repository::{Repository, aftermath, host, maintenance, notes, now_micros, servers};
 use crate::wal::receive::Source;
 use held::{Connected, HeldWal};
+use parent::{KnownPages, Parent};
 
 /// A backup that is wanted.
 #[derive(Debug, Clone)]
@@ -67,6 +71,43 @@ pub struct Request {
     pub needs_room: bool,
     /// Whether the WAL that it needs is streamed, and not left to the server's archiving.
     pub stream_wal: bool,
+    /// What it is compared with.
+    pub incremental: Incremental,
+    /// The page maps of the server on this host.
+    pub page_maps: PageMaps,
+}
+
+impl Request {
+    /// A backup of `server` that begins at once, with all else as it is usual.
+    pub fn new(server: &str, sql: ConnInfo, replication: ConnInfo, page_maps: PageMaps) -> Self {
+        Request {
+            server: server.to_owned(),
+            sql,
+            replication,
+            name: None,
+            fast_checkpoint: true,
+            max_rate: None,
+            threads: 2,
+            level: 3,
+            reserve: None,
+            needs_room: true,
+            stream_wal: false,
+            incremental: Incremental::Auto,
+            page_maps,
+        }
+    }
+}
+
+/// The backup that another one is compared with, so that what did not change is neither read again nor stored again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Incremental {
+    /// The newest one of the cluster.
+    #[default]
+    Auto,
+    /// None: what the repository has is found by the content of chunks alone.
+    None,
+    /// This one.
+    On(String),
 }
 
 /// A backup whose files are in the repository.
@@ -94,6 +135,10 @@ pub async fn back_up(
     if let Some(name) = &request.name {
         catalog.check_new_name(name)?;
     }
+    let wanted = match &request.incremental {
+        Incremental::On(id) => Some(wanted_parent(&catalog, id)?),
+        Incremental::Auto | Incremental::None => None,
+    };
     aftermath::settle(repository).await?;
     let begun_at = now_micros();
     let backup_id = free_id(repository, &request.server, begun_at).await?;
@@ -105,6 +150,7 @@ pub async fn back_up(
         session: &session,
         backup_id: &backup_id,
         begun_at,
+        wanted,
         system_id: None,
     };
     // Dropping the attempt closes the connection, with which the server ends the backup on its side.
@@ -137,6 +183,8 @@ struct Attempt<'a> {
     session: &'a OwnSession,
     backup_id: &'a str,
     begun_at: i64,
+    /// The parent that was asked for.
+    wanted: Option<Snapshot>,
     system_id: Option<SystemId>,
 }
 
@@ -180,11 +228,15 @@ impl Attempt<'_> {
         let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
         let writer = Writer::new(self.repository.clone(), index, options)?;
+        let parent = self.parent(system.system_id).await?;
+        let known = self.known_pages(&writer, parent.as_ref());
         let wal = self.hold_wal(&host, &facts).await?;
         let streamed =
-            stream::stream(self.request, &facts, replication, writer, wal, self.progress).await?;
+            stream::stream(self.request, &facts, replication, writer, known, wal, self.progress)
+                .await?;
         self.progress.phase("finishing", None);
-        let (copied, mut writer) = (streamed.copied, streamed.writer);
+        let (mut copied, mut writer) = (streamed.copied, streamed.writer);
+        let page_map = copied.page_map.take();
         let keys = self.repository.clone();
         let stored = tokio::task::spawn_blocking(move || {
             let keys = keys.keys().naming();
@@ -199,8 +251,10 @@ impl Attempt<'_> {
         let (start, stop) = (streamed.start, streamed.stop);
         let control = copied.control;
         let bad_pages = copied.pages.finish(start.lsn, stop.lsn);
+        let server = servers::stored_name(self.repository, &self.request.server).await?;
+        let parent = parent.filter(|parent| parent.server == server).map(|p| p.backup_id);
         let snapshot = Snapshot {
-            server: servers::stored_name(self.repository, &self.request.server).await?,
+            server,
             system_id: control.system_id.0,
             backup_id: self.backup_id.to_owned(),
             sequence,
@@ -246,7 +300,7 @@ impl Attempt<'_> {
                 .collect(),
             bad_pages,
             trusted: true,
-            parent: existing.last().map(|parent| parent.backup_id.clone()),
+            parent,
             statistics: Statistics {
                 files: copied.files,
                 bytes: copied.bytes,
@@ -260,7 +314,37 @@ impl Attempt<'_> {
             signature: None,
         };
         commit(self.repository, self.session, &snapshot).await?;
+        if let Some(map) = page_map {
+            let keep = || self.request.page_maps.keep(map.finish()?, &snapshot.backup_id);
+            keep().unwrap_or_else(|error| not_kept(&error));
+        }
         Ok(Made { snapshot, wal: streamed.wal })
+    }
+
+    /// The backup that this one is compared with.
+    async fn parent(&self, system: SystemId) -> Result<Option<Snapshot>> {
+        if self.request.incremental == Incremental::None {
+            return Ok(None);
+        }
+        if let Some(wanted) = &self.wanted {
+            if wanted.system_id == system.0 {
+                return Ok(Some(wanted.clone()));
+            }
+            let message = format!(
+                "backup {} is of the cluster with system identifier {}, and the server's is {system}",
+                wanted.backup_id, wanted.system_id
+            );
+            return Err(Error::new(Kind::Refused, message).hint("leave out --incremental"));
+        }
+        let existing = snapshots::of_server(self.repository, &self.request.server).await?;
+        Ok(parent::newest(self.repository, &existing, system.0).await?)
+    }
+
+    fn known_pages(&self, writer: &Writer, parent: Option<&Snapshot>) -> KnownPages {
+        let maps = &self.request.page_maps;
+        let own = maps.create().inspect_err(not_kept).ok();
+        let parent = parent.map(|parent| Parent::new(writer.reader().clone(), parent, maps));
+        KnownPages { parent, own }
     }
 
     /// Opens the connection that keeps or streams the WAL, to the host that is read.
@@ -343,6 +427,20 @@ impl ServerFacts {
             size: sql.total_size().await.unwrap_or_default(),
         })
     }
+}
+
+/// The backup that a new one shall be compared with.
+fn wanted_parent(catalog: &Catalog, id: &str) -> Result<Snapshot> {
+    let backup = catalog.find(id)?;
+    backup.snapshot.clone().ok_or_else(|| {
+        let message = format!("backup {} cannot be compared with: it failed", backup.id);
+        Error::new(Kind::Refused, message)
+    })
+}
+
+/// What a host cannot keep is only missed by the next backup.
+fn not_kept(error: &io::Error) {
+    tracing::warn!("the hashes of pages are not kept for the next backup: {error}");
 }
 
 /// A host as it is noted with a backup.

@@ -7,6 +7,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::copy::{Copied, copy};
 use super::held::HeldWal;
+use super::parent::KnownPages;
 use super::{Request, ServerFacts};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::base_backup::{BaseBackup, BaseBackupOptions, Frame, WalPosition};
@@ -49,6 +50,7 @@ pub async fn stream(
     facts: &ServerFacts,
     mut replication: ReplicationConnection,
     mut writer: Writer,
+    known: KnownPages,
     mut wal: HeldWal,
     progress: &Progress,
 ) -> Result<Streamed> {
@@ -74,8 +76,15 @@ pub async fn stream(
         let (progress, checksums) = (progress.clone(), facts.checksums);
         let repository = writer.repository().clone();
         tokio::task::spawn_blocking(move || {
-            let copied =
-                copy(received, &repository, &mut writer, checksums, directory_mode, &progress)?;
+            let copied = copy(
+                received,
+                &repository,
+                &mut writer,
+                known,
+                checksums,
+                directory_mode,
+                &progress,
+            )?;
             Ok::<_, Error>((copied, writer))
         })
     };

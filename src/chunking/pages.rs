@@ -30,13 +30,41 @@ pub enum Piece {
     Zeros(u64),
 }
 
+/// Where a chunk of pages ends.
+#[derive(Debug, Clone, Copy)]
+pub struct CutRule {
+    minimum: usize,
+    maximum: usize,
+    divisor: u64,
+}
+
+impl CutRule {
+    /// The rule of a repository.
+    pub fn new(chunking: &Chunking) -> Self {
+        let leaves_above_minimum =
+            (chunking.page_average - chunking.page_minimum).div_ceil(LEAF as u32).max(1);
+        CutRule {
+            minimum: chunking.page_minimum as usize,
+            maximum: chunking.page_maximum as usize,
+            divisor: u64::from(leaves_above_minimum.next_power_of_two()),
+        }
+    }
+
+    /// Whether a chunk of `length` bytes ends after a leaf with this hash.
+    pub fn ends_after(&self, length: usize, hash: &LeafHash) -> bool {
+        let marked = || {
+            let bytes = hash.as_bytes().first_chunk().copied().unwrap_or_default();
+            u64::from_le_bytes(bytes).is_multiple_of(self.divisor)
+        };
+        length >= self.maximum || length >= self.minimum && marked()
+    }
+}
+
 /// Cuts one file.
 #[derive(Debug)]
 pub struct PageCutter {
-    minimum: usize,
-    maximum: usize,
+    rule: CutRule,
     restart: u64,
-    divisor: u64,
     zero_leaf: LeafHash,
     buffers: Buffers,
     content: Vec<u8>,
@@ -49,13 +77,9 @@ pub struct PageCutter {
 impl PageCutter {
     /// A cutter at the beginning of a file, that puts chunks into `buffers`.
     pub fn new(keys: &NamingKeys, chunking: &Chunking, buffers: &Buffers) -> Self {
-        let leaves_above_minimum =
-            (chunking.page_average - chunking.page_minimum).div_ceil(LEAF as u32).max(1);
         PageCutter {
-            minimum: chunking.page_minimum as usize,
-            maximum: chunking.page_maximum as usize,
+            rule: CutRule::new(chunking),
             restart: u64::from(chunking.page_restart),
-            divisor: u64::from(leaves_above_minimum.next_power_of_two()),
             zero_leaf: keys.leaf(&ZEROS),
             buffers: buffers.clone(),
             content: Vec::new(),
@@ -113,12 +137,7 @@ impl PageCutter {
         }
         self.content.extend_from_slice(leaf);
         self.leaves.push(hash);
-        let length = self.content.len();
-        let marked = || {
-            let bytes = hash.as_bytes().first_chunk().copied().unwrap_or_default();
-            u64::from_le_bytes(bytes).is_multiple_of(self.divisor)
-        };
-        if length >= self.maximum || length >= self.minimum && marked() {
+        if self.rule.ends_after(self.content.len(), &hash) {
             self.cut(emit);
         }
     }
@@ -133,7 +152,8 @@ impl PageCutter {
     }
 }
 
-const ZEROS: [u8; LEAF] = [0; LEAF];
+/// A leaf of zeros.
+pub const ZEROS: [u8; LEAF] = [0; LEAF];
 
 #[cfg(test)]
 mod tests {

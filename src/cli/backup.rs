@@ -2,6 +2,7 @@
 
 mod wal;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use super::open::Repositories;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Session, check, human, memory, remote};
-use crate::backup::{self, Made, Request};
+use crate::backup::{self, Incremental, Made, Request};
 use crate::catalog::{Catalog, Status};
+use crate::chunking::page_map::PageMaps;
 use crate::config::Server;
 use crate::config::values::Rate;
 use crate::error::{Error, Kind, Result};
@@ -29,7 +31,8 @@ use crate::storage::patient::PatientStorage;
 /// Take a base backup of one or more servers.
 ///
 /// Reads the whole cluster over a replication connection and stores what the repository does not have
-/// yet; every backup is complete by itself. The checks of 'barman check' come first, and a server that
+/// yet: of pages that changed since the newest backup of the cluster, what changed in them. Every backup is
+/// complete by itself. The checks of 'barman check' come first, and a server that
 /// fails one is not backed up. Without --wait the backup is done when all files are stored; with it, when
 /// the WAL it needs has been archived too. A temporary replication slot keeps that WAL on the server meanwhile.
 /// With --wal stream it is not left to the server's archiving, but streamed beside the files.
@@ -79,6 +82,10 @@ pub struct Args {
     /// Do not try a failed copy again
     #[arg(long, conflicts_with_all = ["retry_times", "retry_sleep"])]
     pub no_retry: bool,
+    /// The backup that this one is compared with: an id, 'auto' (the newest of the cluster), or 'none'. Every
+    /// backup is complete, whatever it is compared with
+    #[arg(long, value_name = "BACKUP_ID", default_value = "auto")]
+    pub incremental: String,
     /// Begin even if the repository is not expected to have room
     #[arg(long)]
     pub no_space_check: bool,
@@ -125,9 +132,6 @@ impl Args {
 #[command(next_help_heading = super::not_yet::HEADING)]
 #[allow(missing_docs)]
 pub struct Missing {
-    /// every backup stores only what the repository does not have yet, and is complete
-    #[arg(long, value_name = "BACKUP_ID")]
-    pub incremental: Option<String>,
     /// every backup stores only what the repository does not have yet
     #[arg(long, num_args = 0..=1, require_equals = true, value_name = "REUSE_BACKUP")]
     pub reuse_backup: Option<Option<String>>,
@@ -259,7 +263,7 @@ impl Run<'_> {
             interrupt.clone(),
         );
         let repository = Arc::new(opened.through(Arc::new(patient)));
-        let request = self.request(server)?;
+        let request = self.request(server, &repository)?;
         output.info(format!(
             "Starting backup of server {} into {}",
             server.name,
@@ -315,8 +319,8 @@ impl Run<'_> {
         waited
     }
 
-    fn request(&self, server: &Server) -> Result<Request> {
-        let Run { args, several, at_once, .. } = *self;
+    fn request(&self, server: &Server, repository: &Repository) -> Result<Request> {
+        let Run { args, session, several, at_once, .. } = *self;
         let rate = match args.bwlimit {
             Some(limit) => Rate::from_kilobytes(limit),
             None => server.bandwidth_limit,
@@ -342,8 +346,21 @@ impl Run<'_> {
             reserve: server.repository.reserve,
             needs_room: !args.no_space_check,
             stream_wal: args.streams_wal(),
+            incremental: match args.incremental.as_str() {
+                "auto" => Incremental::Auto,
+                "none" => Incremental::None,
+                id => Incremental::On(id.to_owned()),
+            },
+            page_maps: page_maps(&session.config.global.state_directory, repository, server),
         })
     }
+}
+
+/// Where this host keeps the page maps of a server.
+fn page_maps(state_directory: &Path, repository: &Repository, server: &Server) -> PageMaps {
+    let id = repository.config().repository.to_string();
+    let name = repo_format::names::escape(&server.name);
+    PageMaps::new(state_directory.join("page-maps").join(id).join(name))
 }
 
 /// Makes the backup, and tries again when the server or the way to it failed.

@@ -328,6 +328,7 @@ const SECTIONS: &[Section] = &[
         &[
             ("Sequence", "sequence"),
             ("Files", "files"),
+            ("Compared with", "parent"),
             ("New content", "new_bytes"),
             ("Stored", "stored_bytes"),
             ("Deduplicated", "deduplicated"),

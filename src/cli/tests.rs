@@ -91,7 +91,6 @@ fn barmans_aliases_work() {
 #[test]
 fn what_only_barman_has_is_refused_in_words() {
     for (line, words) in [
-        ("barman backup pg --incremental latest", "the option --incremental; every backup stores"),
         ("barman backup pg --reuse-backup", "the option --reuse-backup"),
         ("barman backup pg --reuse-backup=link", "the option --reuse-backup"),
         ("barman restore pg latest /x --network-compression", "the option --network-compression"),

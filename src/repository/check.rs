@@ -381,7 +381,7 @@ pub(super) fn check_frame(reader: &Reader, frame: &Frame<'_>) -> Result<(BlobHea
     let keys = reader.repository().keys();
     let header = frame.open_header(keys).map_err(damaged)?;
     let body = frame.open_body(keys, &header).map_err(damaged)?;
-    let prefix = reader.prefix(header.kind, &body)?;
+    let prefix = reader.prefix(header.kind, body.bases())?;
     let content = body.content(header.content_length(), &prefix).map_err(damaged)?;
     let mut rest = content.as_slice();
     for chunk in &header.chunks {

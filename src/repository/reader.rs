@@ -1,5 +1,7 @@
 //! Gets chunks back: fetches blobs, opens and decodes them, and keeps the latest in memory.
 
+mod bases;
+
 use std::collections::VecDeque;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -7,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use repo_format::DecodeError;
-use repo_format::blob::{BlobBody, BlobHeader, ChunkSpan, Encoding, Frame};
+use repo_format::blob::{BaseRange, BlobBody, BlobHeader, ChunkSpan, Encoding, Frame};
 use repo_format::chunk::ChunkKind;
 use repo_format::content::{Content, Run, decode_leaf};
 use repo_format::ids::{ChunkId, PackId};
@@ -23,6 +25,9 @@ use super::index::Index;
 /// Decoded blobs that are kept, in bytes.
 const CACHE: u64 = 64 * 1024 * 1024;
 
+/// Lists of base ranges that are kept, in bytes.
+const BASES_CACHE: u64 = 8 * 1024 * 1024;
+
 /// Reads chunks. It blocks, and is for threads that are not the runtime's.
 #[derive(Debug)]
 pub struct Reader {
@@ -30,6 +35,8 @@ pub struct Reader {
     index: Arc<Index>,
     runtime: Handle,
     blobs: Cache<(PackId, u64), Arc<Blob>, BlobWeight>,
+    /// What deltas are made on.
+    bases: Cache<(PackId, u64), Arc<[BaseRange]>, BasesWeight>,
     rebuilt: OnceLock<Index>,
     rebuilding: Mutex<()>,
 }
@@ -37,6 +44,8 @@ pub struct Reader {
 /// A decoded blob.
 #[derive(Debug)]
 struct Blob {
+    kind: ChunkKind,
+    encoding: Encoding,
     chunks: Vec<ChunkSpan>,
     content: Vec<u8>,
 }
@@ -62,6 +71,15 @@ impl Weighter<(PackId, u64), Arc<Blob>> for BlobWeight {
     }
 }
 
+#[derive(Debug, Clone)]
+struct BasesWeight;
+
+impl Weighter<(PackId, u64), Arc<[BaseRange]>> for BasesWeight {
+    fn weight(&self, _: &(PackId, u64), bases: &Arc<[BaseRange]>) -> u64 {
+        (64 + size_of_val::<[BaseRange]>(bases)) as u64
+    }
+}
+
 /// The content of a chunk, within its blob.
 #[derive(Debug, Clone)]
 pub struct Chunk {
@@ -82,11 +100,13 @@ impl Reader {
     /// run.
     pub fn new(repository: Arc<Repository>, index: Arc<Index>) -> Self {
         let blobs = Cache::with_weighter(1024, CACHE, BlobWeight);
+        let bases = Cache::with_weighter(1024, BASES_CACHE, BasesWeight);
         Reader {
             repository,
             index,
             runtime: Handle::current(),
             blobs,
+            bases,
             rebuilt: OnceLock::new(),
             rebuilding: Mutex::new(()),
         }
@@ -222,16 +242,12 @@ impl Reader {
 
     fn chunk_at(&self, id: &ChunkId, location: &ChunkLocation) -> Result<Chunk> {
         let key = (location.blob.pack, location.blob.offset);
-        let blob = self.blobs.get_or_insert_with(&key, || self.blob(location).map(Arc::new))?;
+        let blob = self
+            .blobs
+            .get_or_insert_with(&key, || self.decode_blob(&location.blob).map(Arc::new))?;
         self.must_have(&blob, id, location)?;
         let start = location.offset as usize;
         Ok(Chunk { blob, range: start..start + location.length as usize })
-    }
-
-    /// Fetches and decodes the blob of a chunk.
-    fn blob(&self, location: &ChunkLocation) -> Result<Blob> {
-        let (header, content) = self.whole_blob(&location.blob)?;
-        Ok(Blob { chunks: header.chunks, content })
     }
 
     /// That a blob's header lists the chunk is what counts, not that the index says so.
@@ -245,34 +261,38 @@ impl Reader {
     }
 
     /// Fetches and decodes a blob: what its header says, and its content.
-    pub fn whole_blob(&self, blob: &BlobLocation) -> Result<(BlobHeader, Vec<u8>)> {
-        let (header, body) = self.open_blob(blob)?;
-        let prefix = self.prefix(header.kind, &body)?;
-        self.decode(blob, header, &body, &prefix)
+    pub fn whole_blob(&self, location: &BlobLocation) -> Result<(BlobHeader, Vec<u8>)> {
+        let Blob { kind, chunks, content, .. } = self.decode_blob(location)?;
+        Ok((BlobHeader { kind, chunks }, content))
     }
 
-    /// As [`Reader::whole_blob`], of a blob that must be plain, and of `kind`: what deltas are made on.
-    fn plain_blob(&self, blob: &BlobLocation, kind: ChunkKind) -> Result<(BlobHeader, Vec<u8>)> {
-        let (header, body) = self.open_blob(blob)?;
-        if body.encoding() == Encoding::Delta || Some(header.kind) != kind.base_kind() {
+    fn decode_blob(&self, location: &BlobLocation) -> Result<Blob> {
+        let (header, body) = self.open_blob(location)?;
+        let prefix = self.prefix(header.kind, body.bases())?;
+        decode(location, header, &body, &prefix)
+    }
+
+    /// A blob that must be plain, and of the kind on which deltas of `kind` are made.
+    fn base_blob(&self, location: &BlobLocation, kind: ChunkKind) -> Result<Arc<Blob>> {
+        let is_base = |found: ChunkKind, encoding| {
+            if encoding != Encoding::Delta && Some(found) == kind.base_kind() {
+                return Ok(());
+            }
             let detail = "a delta has a base here that is a delta itself, or of another kind";
-            let name = ObjectName::Pack(blob.pack).to_string();
-            return Err(Error::damaged(name, DecodeError::malformed("blob", detail)));
+            let name = ObjectName::Pack(location.pack).to_string();
+            Err(Error::damaged(name, DecodeError::malformed("blob", detail)))
+        };
+        let key = (location.pack, location.offset);
+        // Nobody waits here for who decodes the same blob: an index that lies could make that oneself.
+        if let Some(blob) = self.blobs.get(&key) {
+            is_base(blob.kind, blob.encoding)?;
+            return Ok(blob);
         }
-        self.decode(blob, header, &body, &[])
-    }
-
-    fn decode(
-        &self,
-        blob: &BlobLocation,
-        header: BlobHeader,
-        body: &BlobBody,
-        prefix: &[u8],
-    ) -> Result<(BlobHeader, Vec<u8>)> {
-        let content = body
-            .content(header.content_length(), prefix)
-            .map_err(|e| Error::damaged(ObjectName::Pack(blob.pack).to_string(), e))?;
-        Ok((header, content))
+        let (header, body) = self.open_blob(location)?;
+        is_base(header.kind, body.encoding())?;
+        let blob = Arc::new(decode(location, header, &body, &[])?);
+        self.blobs.insert(key, blob.clone());
+        Ok(blob)
     }
 
     /// Fetches and opens a blob.
@@ -293,24 +313,38 @@ impl Reader {
     }
 
     /// The base ranges of a delta of `kind`, one after the other.
-    pub(super) fn prefix(&self, kind: ChunkKind, body: &BlobBody) -> Result<Vec<u8>> {
-        let mut prefix = vec![];
-        for base in body.bases() {
+    pub(super) fn prefix(&self, kind: ChunkKind, bases: &[BaseRange]) -> Result<Vec<u8>> {
+        let length = bases.iter().map(|base| base.length as usize).sum();
+        let mut prefix = Vec::with_capacity(length);
+        for base in bases {
             let read = |location: &ChunkLocation| {
-                // Not through the cache: this may run inside an insertion into it.
-                let (header, content) = self.plain_blob(&location.blob, kind)?;
-                let blob = Blob { chunks: header.chunks, content };
+                let blob = self.base_blob(&location.blob, kind)?;
                 self.must_have(&blob, &base.chunk, location)?;
                 let start = location.offset as usize;
-                let range = start..start + location.length as usize;
-                let chunk = blob.content.get(range).unwrap_or_default();
-                Ok(run_bytes(chunk, &base.chunk, base.offset, base.length)?.to_vec())
+                let chunk = Chunk { blob, range: start..start + location.length as usize };
+                run_bytes(&chunk, &base.chunk, base.offset, base.length)?;
+                Ok(chunk)
             };
             let short = base.chunk.short();
-            prefix.extend(self.climb(&base.chunk, |index| index.find_base(&short, kind), read)?);
+            let chunk = self.climb(&base.chunk, |index| index.find_base(&short, kind), read)?;
+            prefix.extend_from_slice(run_bytes(&chunk, &base.chunk, base.offset, base.length)?);
         }
         Ok(prefix)
     }
+}
+
+/// The content of an opened blob.
+fn decode(
+    location: &BlobLocation,
+    header: BlobHeader,
+    body: &BlobBody,
+    prefix: &[u8],
+) -> Result<Blob> {
+    let content = body
+        .content(header.content_length(), prefix)
+        .map_err(|e| Error::damaged(ObjectName::Pack(location.pack).to_string(), e))?;
+    let BlobHeader { kind, chunks } = header;
+    Ok(Blob { kind, encoding: body.encoding(), chunks, content })
 }
 
 /// The entries of a directory, up to the first error.

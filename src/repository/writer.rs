@@ -4,6 +4,9 @@
 //! add(chunk) → group small ones → jobs → workers: encode, verify, seal → packer → uploader
 //! ```
 //!
+//! A new version of pages that the repository has is compressed with their plain version as its prefix, if that is
+//! clearly smaller; the workers fetch it.
+//!
 //! The queues between are bounded, so that memory has a ceiling whatever the size of a backup. Whoever adds chunks does
 //! the work itself while the workers have enough.
 
@@ -13,16 +16,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use repo_format::blob::{self, BlobHeader, ChunkSpan, Encoder, SealedBlob};
+use repo_format::blob::{self, BaseRange, BlobBody, BlobHeader, ChunkSpan, Encoder, SealedBlob};
 use repo_format::chunk::ChunkKind;
 use repo_format::ids::ChunkId;
 use repo_format::ids::SHORT_ID;
+use repo_format::limits::MAX_BASES;
 use tokio::runtime::Handle;
 
 use super::buffers::Buffers;
 use super::error::{Error, Result};
 use super::index::{Index, RowSet};
 use super::packer::{self, Added};
+use super::reader::Reader;
 use super::{Repository, host};
 
 /// Chunks shorter than this are compressed together with their neighbours.
@@ -33,6 +38,10 @@ const GROUP: usize = 256 * 1024;
 
 /// A group is stored when it has so many chunks, even if they are tiny.
 const GROUP_CHUNKS: usize = 1024;
+
+/// A delta that is so many times smaller than its content is smaller than the content compressed, as good as
+/// always: to find out would cost more.
+const SURELY_SMALLER: usize = 16;
 
 /// Buffers that are kept for later.
 const BUFFERS: usize = 16;
@@ -62,8 +71,10 @@ pub struct Written {
 pub struct Writer {
     repository: Arc<Repository>,
     index: Arc<Index>,
+    reader: Arc<Reader>,
     added: RowSet<SHORT_ID>,
-    groups: HashMap<ChunkKind, Job>,
+    /// Small chunks, those that have a former version apart.
+    groups: HashMap<(ChunkKind, bool), Job>,
     buffers: Buffers,
     queue: Option<Queue>,
     failure: Arc<Failure>,
@@ -85,6 +96,8 @@ struct Queue {
 struct Job {
     header: BlobHeader,
     content: Vec<u8>,
+    /// The former version of all of the content, if it is to be a delta.
+    former: Vec<BaseRange>,
 }
 
 /// Whether a part of the pipeline has failed, so that the others stop.
@@ -116,10 +129,11 @@ impl Writer {
         let (jobs, waiting) = bounded::<Job>(threads);
         let (sealed, blobs) = bounded::<SealedBlob>(threads * 4);
         let buffers = Buffers::new(BUFFERS, repository.config().chunking.page_maximum as usize);
+        let reader = Arc::new(Reader::new(repository.clone(), index.clone()));
         let worker = || -> Result<Worker> {
-            let (repository, sealed) = (repository.clone(), sealed.clone());
             let encoder = Encoder::new(options.level)?;
-            Ok(Worker { repository, encoder, sealed, buffers: buffers.clone() })
+            let (reader, sealed, buffers) = (reader.clone(), sealed.clone(), buffers.clone());
+            Ok(Worker { reader, encoder, sealed, buffers })
         };
         let mut workers = Vec::with_capacity(threads);
         for _ in 0..(threads - 1).max(1) {
@@ -139,6 +153,7 @@ impl Writer {
         Ok(Writer {
             repository,
             index,
+            reader,
             added: RowSet::new(&host::scratch_directory()),
             groups: HashMap::new(),
             buffers,
@@ -160,11 +175,31 @@ impl Writer {
         &self.buffers
     }
 
+    /// Reads what the repository had when the writer was made.
+    pub fn reader(&self) -> &Arc<Reader> {
+        &self.reader
+    }
+
     /// Stores a chunk if the repository lacks it.
     ///
     /// # Errors
     /// If the writer has failed; [`Writer::finish`] says why.
     pub fn add(&mut self, kind: ChunkKind, id: ChunkId, content: Vec<u8>) -> Result<()> {
+        self.add_changed(kind, id, content, vec![])
+    }
+
+    /// Stores a chunk that is a new version of `former`, byte by byte, if the repository lacks it: as a delta, if
+    /// that is clearly smaller.
+    ///
+    /// # Errors
+    /// As [`Writer::add`].
+    pub fn add_changed(
+        &mut self,
+        kind: ChunkKind,
+        id: ChunkId,
+        content: Vec<u8>,
+        former: Vec<BaseRange>,
+    ) -> Result<()> {
         if self.failure.happened() {
             return Err(self.fail());
         }
@@ -179,18 +214,22 @@ impl Writer {
         let length = u32::try_from(content.len()).expect("a chunk is not over 1 MiB");
         let span = ChunkSpan { id, length };
         if content.len() >= SMALL_CHUNK {
-            return self.submit(Job { header: BlobHeader { kind, chunks: vec![span] }, content });
+            let header = BlobHeader { kind, chunks: vec![span] };
+            return self.submit(Job { header, content, former });
         }
-        let group = self.groups.entry(kind).or_insert_with(|| Job {
+        let group = (kind, !former.is_empty());
+        let job = self.groups.entry(group).or_insert_with(|| Job {
             header: BlobHeader { kind, chunks: vec![] },
             content: self.buffers.take(),
+            former: vec![],
         });
-        group.header.chunks.push(span);
-        group.content.extend_from_slice(&content);
+        job.header.chunks.push(span);
+        job.content.extend_from_slice(&content);
+        job.former.extend(former);
         self.buffers.give(content);
-        if group.content.len() >= GROUP || group.header.chunks.len() >= GROUP_CHUNKS {
-            let group = self.groups.remove(&kind).expect("the group was just filled");
-            return self.submit(group);
+        if job.content.len() >= GROUP || job.header.chunks.len() >= GROUP_CHUNKS {
+            let job = self.groups.remove(&group).expect("the group was just filled");
+            return self.submit(job);
         }
         Ok(())
     }
@@ -258,7 +297,7 @@ impl Drop for Writer {
 /// Compresses and seals.
 #[derive(Debug)]
 struct Worker {
-    repository: Arc<Repository>,
+    reader: Arc<Reader>,
     encoder: Encoder,
     sealed: Sender<SealedBlob>,
     buffers: Buffers,
@@ -266,10 +305,50 @@ struct Worker {
 
 impl Worker {
     fn work(&mut self, job: Job) -> Result<()> {
-        let body = self.encoder.encode(&job.content)?;
+        let body = self.encode(&job)?;
         self.buffers.give(job.content);
-        let blob = blob::seal(self.repository.keys(), job.header, &body)?;
+        let blob = blob::seal(self.reader.repository().keys(), job.header, &body)?;
         // The packer ends early only when it failed, which it reports itself.
         self.sealed.send(blob).map_err(|_| Error::Interrupted)
+    }
+
+    /// The smaller of what the content is plain and as a delta; plain, unless a delta is clearly smaller.
+    fn encode(&mut self, job: &Job) -> Result<BlobBody> {
+        let delta = if job.former.is_empty() { None } else { self.encode_delta(job)? };
+        match delta {
+            Some(delta) if delta.length() <= job.content.len() / SURELY_SMALLER => Ok(delta),
+            Some(delta) => {
+                let plain = self.encoder.encode(&job.content)?;
+                Ok(if delta.length() <= plain.length() / 4 * 3 { delta } else { plain })
+            }
+            None => Ok(self.encoder.encode(&job.content)?),
+        }
+    }
+
+    /// The content as a delta; nothing if what it would be on cannot be had.
+    fn encode_delta(&mut self, job: &Job) -> Result<Option<BlobBody>> {
+        let kind = job.header.kind;
+        let fetched = || -> Result<_> {
+            let Some(bases) = self.reader.plain_versions(kind, &job.former)? else {
+                return Ok(None);
+            };
+            if bases.len() > MAX_BASES {
+                return Ok(None);
+            }
+            let prefix = self.reader.prefix(kind, &bases)?;
+            Ok(Some((bases, prefix)))
+        };
+        match fetched() {
+            Ok(Some((bases, prefix))) => {
+                Ok(Some(self.encoder.encode_delta(&job.content, bases, &prefix)?))
+            }
+            Ok(None) => Ok(None),
+            // It is needed to save space, and for nothing else.
+            Err(error) if error.is_damage() => {
+                tracing::warn!("changed pages are stored whole: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }

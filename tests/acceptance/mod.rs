@@ -8,6 +8,7 @@ mod encrypted;
 mod facts;
 mod forks;
 mod identity;
+mod incremental;
 mod layouts;
 mod moments;
 mod nothing;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use barman::backup::wait::wait_for_wal;
 use barman::backup::{Request, back_up};
+use barman::chunking::page_map::PageMaps;
 use barman::interrupt::Interrupt;
 use barman::postgres::conninfo::ConnInfo;
 use barman::progress::{Observer, Progress};
@@ -359,19 +360,9 @@ fn the_progress_of_a_wait_names_the_segment() {
         let created = Repository::create(storage, &slot, Default::default(), Default::default());
         let repository = Arc::new(created.await.unwrap());
         let connection = ConnInfo::parse(&cluster.conninfo()).unwrap();
-        let request = Request {
-            server: "main".into(),
-            sql: connection.clone(),
-            replication: connection,
-            name: None,
-            fast_checkpoint: true,
-            max_rate: None,
-            threads: 2,
-            level: 1,
-            reserve: Some(0),
-            needs_room: true,
-            stream_wal: false,
-        };
+        let page_maps = PageMaps::new(directory.path().join("page-maps"));
+        let request = Request::new("main", connection.clone(), connection, page_maps);
+        let request = Request { level: 1, reserve: Some(0), ..request };
         let phases = Arc::new(Phases::default());
         let progress: Progress = phases.clone();
         let made = back_up(&repository, &request, &Interrupt::never(), &progress).await.unwrap();

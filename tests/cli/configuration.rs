@@ -196,7 +196,7 @@ fn the_environment_names_file_repository_and_key() {
 #[test]
 fn what_is_missing_is_refused_with_one() {
     let setup = Setup::new("repository = /r\n[main]\nconninfo = host=a\n");
-    for line in ["backup main --incremental latest", "receive-wal main"] {
+    for line in ["backup main --reuse-backup=link", "receive-wal main"] {
         let said = setup.barman(line);
         assert_eq!(said.code, 1, "{line}");
         assert!(said.err.starts_with("ERROR: not supported yet: "), "{line}: {}", said.err);

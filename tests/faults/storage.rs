@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use barman::backup::{Request, back_up};
 use barman::catalog::Catalog;
+use barman::chunking::page_map::PageMaps;
 use barman::interrupt::Interrupt;
 use barman::postgres::conninfo::ConnInfo;
 use barman::progress::{Progress, Unobserved};
@@ -44,19 +45,9 @@ async fn open(storage: Arc<dyn Storage>) -> Arc<Repository> {
 
 fn request(cluster: &Cluster) -> Request {
     let connection = ConnInfo::parse(&cluster.conninfo()).unwrap();
-    Request {
-        server: "main".into(),
-        sql: connection.clone(),
-        replication: connection,
-        name: None,
-        fast_checkpoint: true,
-        max_rate: None,
-        threads: 2,
-        level: 1,
-        reserve: Some(0),
-        needs_room: true,
-        stream_wal: false,
-    }
+    let page_maps = PageMaps::new(cluster.directory().join("page-maps"));
+    let request = Request::new("main", connection.clone(), connection, page_maps);
+    Request { level: 1, reserve: Some(0), ..request }
 }
 
 async fn is_sound(repository: &Arc<Repository>) {

@@ -1,0 +1,122 @@
+//! The former version of a file of pages, as far as the next one can be made of it.
+
+use std::collections::HashMap;
+
+use repo_format::blob::Encoding;
+use repo_format::chunk::ChunkKind;
+use repo_format::content::Run;
+use repo_format::ids::{ChunkId, LeafHash};
+use repo_format::limits::LEAF;
+use repo_format::tree::File;
+
+use crate::repository::error::Result;
+use crate::repository::reader::Reader;
+
+/// A file as a backup before has it.
+#[derive(Debug)]
+pub struct Former {
+    stretches: Vec<Stretch>,
+    leaves: Option<Vec<LeafHash>>,
+}
+
+/// What a run of the former version is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// The run.
+    pub run: Run,
+    /// Its use.
+    pub usable: Use,
+}
+
+/// What a part of the former version is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Pages that did not change stay where they are; those that did are deltas on it.
+    Keep,
+    /// It is in a delta of which little is needed any more. All pages move to a new one.
+    Gather,
+    /// It is lost, or nothing but zeros.
+    Nothing,
+}
+
+impl Former {
+    /// The former version of `file`, whose leaves may be known. Nothing, if its runs are not on the grid of pages.
+    ///
+    /// # Errors
+    /// If the repository cannot be read; what is damaged there is not used.
+    pub fn load(
+        reader: &Reader,
+        file: &File,
+        leaves: Option<Vec<LeafHash>>,
+    ) -> Result<Option<Former>> {
+        let runs = match reader.runs(&file.content) {
+            Err(error) if error.is_damage() => {
+                tracing::warn!(
+                    "a file is stored whole, not compared with an earlier backup: {error}"
+                );
+                return Ok(None);
+            }
+            runs => runs?,
+        };
+        let ends = runs.iter().scan(0, |end: &mut u64, run| {
+            *end += run.length();
+            Some(*end)
+        });
+        let grid = LEAF as u64;
+        let on_grid = |run: &Run| match run {
+            Run::Chunk { offset, .. } => u64::from(*offset).is_multiple_of(grid),
+            Run::Zero { .. } => true,
+        };
+        let aligned = ends.take(runs.len().saturating_sub(1)).all(|end| end.is_multiple_of(grid));
+        if !aligned || !runs.iter().all(on_grid) {
+            return Ok(None);
+        }
+        let mut needed: HashMap<ChunkId, u64> = HashMap::new();
+        for run in &runs {
+            if let Run::Chunk { id, length, .. } = run {
+                *needed.entry(*id).or_default() += u64::from(*length);
+            }
+        }
+        let mut uses: HashMap<ChunkId, Use> = HashMap::with_capacity(needed.len());
+        for (id, needed) in needed {
+            uses.insert(id, use_of(reader, &id, needed)?);
+        }
+        let stretch = |run| {
+            let usable = match run {
+                Run::Chunk { id, .. } => uses.get(&id).copied().unwrap_or(Use::Nothing),
+                Run::Zero { .. } => Use::Nothing,
+            };
+            Stretch { run, usable }
+        };
+        Ok(Some(Former { stretches: runs.into_iter().map(stretch).collect(), leaves }))
+    }
+
+    /// Its runs, in order.
+    pub fn stretches(&self) -> &[Stretch] {
+        &self.stretches
+    }
+
+    /// The hash of the leaf at `offset` of the file; nothing if it is not known.
+    pub fn leaf(&self, offset: u64) -> Option<&LeafHash> {
+        let at = usize::try_from(offset / LEAF as u64).ok()?;
+        self.leaves.as_ref()?.get(at)
+    }
+}
+
+/// What a chunk is good for of which the former version needs so many bytes.
+fn use_of(reader: &Reader, id: &ChunkId, needed: u64) -> Result<Use> {
+    let found = reader.index().find(id)?;
+    let Some(place) = found.iter().find(|place| place.blob.kind == ChunkKind::Data) else {
+        return Ok(Use::Nothing);
+    };
+    if place.blob.encoding != Encoding::Delta {
+        return Ok(Use::Keep);
+    }
+    for base in reader.index().bases(place)? {
+        if reader.index().find_base(&base, ChunkKind::Data)?.is_empty() {
+            return Ok(Use::Nothing);
+        }
+    }
+    // Else a restore would decode more and more that nobody needs.
+    Ok(if needed * 2 <= u64::from(place.length) { Use::Gather } else { Use::Keep })
+}
