@@ -42,6 +42,8 @@ pub struct ChangeCutter {
     stretch: usize,
     stretch_start: u64,
     offset: u64,
+    /// No chunk has pages of two windows, so that readers of different ones agree.
+    window: u64,
     /// Pages that cannot be compared before all of their stretch has come.
     unknown: Pages,
     changed: Gathering,
@@ -100,6 +102,7 @@ impl ChangeCutter {
             stretch: 0,
             stretch_start: 0,
             offset: 0,
+            window: u64::from(chunking.page_restart),
             unknown: Pages::default(),
             changed: gathering(Origin::Changed),
             fresh: gathering(Origin::Fresh),
@@ -117,34 +120,45 @@ impl ChangeCutter {
         leaf: &[u8],
         sink: &mut impl Sink,
     ) -> Result<()> {
-        while self.stretch_end().is_some_and(|end| self.offset >= end) {
-            self.compare_unknown(reader, sink)?;
-            self.stretch_start = self.stretch_end().unwrap_or(self.offset);
-            self.stretch += 1;
-        }
         let offset = self.offset;
         self.offset += leaf.len() as u64;
         let usable = self.former.stretches().get(self.stretch).map_or(Use::Nothing, |s| s.usable);
         match (usable, self.former.leaf(offset)) {
-            (Use::Nothing, _) => self.gather(hash, leaf, None, sink),
-            (Use::Gather, _) => self.gather(hash, leaf, self.former_range(offset, leaf), sink),
-            (Use::Keep, Some(former)) => self.page(offset, hash, leaf, *former == hash, sink),
+            (Use::Nothing, _) => self.gather(hash, leaf, None, sink)?,
+            (Use::Gather, _) => self.gather(hash, leaf, self.former_range(offset, leaf), sink)?,
+            (Use::Keep, Some(former)) => self.page(offset, hash, leaf, *former == hash, sink)?,
             (Use::Keep, None) => {
                 if self.unknown.content.capacity() == 0 {
                     self.unknown.content = self.buffers.take();
                 }
                 self.unknown.push(hash, leaf);
-                Ok(())
             }
         }
+        while let Some(end) = self.stretch_end()
+            && self.offset >= end
+        {
+            self.compare_unknown(reader, sink)?;
+            self.stretch_start = end;
+            self.stretch += 1;
+        }
+        if self.offset.is_multiple_of(self.window) {
+            self.complete_all(sink)?;
+        }
+        Ok(())
     }
 
     /// Ends the file.
     pub fn end(&mut self, reader: &Reader, sink: &mut impl Sink) -> Result<()> {
         self.compare_unknown(reader, sink)?;
+        self.complete_all(sink)
+    }
+
+    fn complete_all(&mut self, sink: &mut impl Sink) -> Result<()> {
         self.complete(Origin::Changed, sink)?;
         self.complete(Origin::Fresh, sink)?;
-        self.drain(sink)
+        self.drain(sink)?;
+        self.complete.clear();
+        Ok(())
     }
 
     /// Where the stretch ends, in the file; nothing behind the former version.

@@ -58,17 +58,8 @@ impl Former {
             }
             runs => runs?,
         };
-        let ends = runs.iter().scan(0, |end: &mut u64, run| {
-            *end += run.length();
-            Some(*end)
-        });
-        let grid = LEAF as u64;
-        let on_grid = |run: &Run| match run {
-            Run::Chunk { offset, .. } => u64::from(*offset).is_multiple_of(grid),
-            Run::Zero { .. } => true,
-        };
-        let aligned = ends.take(runs.len().saturating_sub(1)).all(|end| end.is_multiple_of(grid));
-        if !aligned || !runs.iter().all(on_grid) {
+        let window = u64::from(reader.repository().config().chunking.page_restart);
+        if !is_on_grid(&runs, window) {
             return Ok(None);
         }
         let mut needed: HashMap<ChunkId, u64> = HashMap::new();
@@ -101,6 +92,24 @@ impl Former {
         let at = usize::try_from(offset / LEAF as u64).ok()?;
         self.leaves.as_ref()?.get(at)
     }
+}
+
+/// Whether runs begin with a leaf each, and no chunk is in two windows.
+fn is_on_grid(runs: &[Run], window: u64) -> bool {
+    let mut start = 0u64;
+    runs.iter().all(|run| {
+        let (first, end) = (start, start + run.length());
+        start = end;
+        let is_aligned = first.is_multiple_of(LEAF as u64);
+        match run {
+            Run::Zero { .. } => is_aligned,
+            Run::Chunk { offset, .. } => {
+                is_aligned
+                    && offset.is_multiple_of(LEAF as u32)
+                    && first / window == (end - 1) / window
+            }
+        }
+    })
 }
 
 /// What a chunk is good for of which the former version needs so many bytes.

@@ -59,7 +59,9 @@ impl History {
             cost: PasswordCost::default(),
         };
         let storage = Arc::new(LocalStorage::new(directory.path().join("repository")));
-        let created = Repository::create(storage, &slot, Chunking::default(), Packing::default());
+        // Small windows, so that files have several.
+        let chunking = Chunking { page_restart: 1 << 20, ..Chunking::default() };
+        let created = Repository::create(storage, &slot, chunking, Packing::default());
         let repository = Arc::new(runtime.block_on(created).unwrap());
         History { runtime, repository, directory }
     }
