@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use repo_format::chunk::ChunkKind;
+use repo_format::content::Content;
+use repo_format::ids::Digest;
 use repo_format::tree::File;
 use tokio::sync::mpsc::Receiver;
 
@@ -20,14 +22,17 @@ use super::parent::KnownPages;
 use super::tree::TreeBuilder;
 use crate::chunking::Grid;
 use crate::chunking::page_map::PageMapWriter;
-use crate::chunking::writer::ContentWriter;
+use crate::chunking::writer::{ContentWriter, StoredContent, store_bytes};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::backup_label::{BackupLabel, MappedTablespace, parse_tablespace_map};
+use crate::postgres::backup_label::{
+    BackupLabel, MappedTablespace, parse_tablespace_map, without_parent,
+};
 use crate::postgres::backup_manifest::{BackupManifest, FileChecksum, ManifestFile};
 use crate::postgres::base_backup::Frame;
 use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
 use crate::postgres::error::FormatError;
-use crate::postgres::relation_file::{FileKind, classify};
+use crate::postgres::incremental_file::{IncrementalHeader, whole_path};
+use crate::postgres::page::PAGE_SIZE;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::writer::Writer;
@@ -64,6 +69,17 @@ pub struct Copied {
     pub zero_bytes: u64,
 }
 
+/// How a backup is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether of relation files only the pages come that changed since the parent.
+    pub incremental: bool,
+    /// Whether pages have checksums.
+    pub verify_pages: bool,
+    /// The permission bits of directories that do not come themselves.
+    pub directory_mode: u32,
+}
+
 /// Copies what `frames` bring into `writer`. Blocks, and is for a thread of its own.
 ///
 /// # Errors
@@ -74,15 +90,16 @@ pub fn copy(
     repository: &Arc<Repository>,
     writer: &mut Writer,
     known: KnownPages,
-    verify_pages: bool,
-    directory_mode: u32,
+    options: Options,
     progress: &Progress,
 ) -> Result<Copied> {
+    let Options { incremental, verify_pages, directory_mode } = options;
     let mut frames = Frames { frames, data: Bytes::new(), next: None };
     let mut copy = Copy {
         repository,
         writer,
         known,
+        incremental,
         verify_pages,
         progress,
         tree: TreeBuilder::new(directory_mode),
@@ -117,6 +134,7 @@ struct Copy<'a> {
     repository: &'a Arc<Repository>,
     writer: &'a mut Writer,
     known: KnownPages,
+    incremental: bool,
     verify_pages: bool,
     progress: &'a Progress,
     tree: TreeBuilder,
@@ -131,8 +149,18 @@ struct Copy<'a> {
     zero_bytes: u64,
 }
 
+const BACKUP_LABEL: &str = "backup_label";
+
 /// Files that tell what the backup is.
-const TELLING: [&str; 3] = ["backup_label", "tablespace_map", CONTROL_FILE];
+const TELLING: [&str; 3] = [BACKUP_LABEL, "tablespace_map", CONTROL_FILE];
+
+const EMPTY: File = File {
+    mode: 0,
+    mtime: 0,
+    size: 0,
+    digest: Digest::from_bytes([0; Digest::LEN]),
+    content: Content::Runs(vec![]),
+};
 
 impl Copy<'_> {
     fn archive(&mut self, name: &str, frames: &mut Frames) -> Result<()> {
@@ -196,61 +224,119 @@ impl Copy<'_> {
         mtime: i64,
         from: &mut impl Read,
     ) -> Result<()> {
-        let keys = self.repository.keys().naming();
+        let mut from = Arriving { from, left: size, crc: 0, progress: self.progress };
+        let cut_short = |error: &io::Error| {
+            protocol(&format!("{} is wrong: {error}", String::from_utf8_lossy(path)))
+        };
+        let whole = if self.incremental { whole_path(path) } else { None };
+        let file = File { mode, mtime, ..EMPTY };
+        match whole {
+            Some(whole) => self.changed_file(&whole, size, file, &mut from),
+            None => self.whole_file(path, size, file, &mut from),
+        }
+        .map_err(|failure| match failure {
+            Failure::Reading(error) => cut_short(&error),
+            Failure::Other(error) => error,
+        })?;
+        self.arrived.insert(hash(path, size, from.crc));
+        Ok(())
+    }
+
+    /// Takes a file that comes whole.
+    fn whole_file(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        file: File,
+        from: &mut impl Read,
+    ) -> Result<(), Failure> {
         let text = String::from_utf8_lossy(path);
-        let kind = classify(&text);
-        let grid = match kind {
-            FileKind::Relation(_) | FileKind::Slru(_) => Grid::Pages,
-            FileKind::ControlFile | FileKind::Other => Grid::Stream,
-        };
-        let mut pages = match kind {
-            FileKind::Relation(relation) if self.verify_pages => {
-                Some(self.pages.file(&text, &relation))
+        let telling = TELLING.into_iter().find(|name| *name == text && size <= SMALL as u64);
+        if let Some(name) = telling {
+            let mut bytes = vec![];
+            from.read_to_end(&mut bytes)?;
+            if name == BACKUP_LABEL && self.incremental {
+                bytes = without_parent(&bytes);
             }
-            _ => None,
-        };
-        let mut telling = TELLING
-            .into_iter()
-            .find(|telling| *telling == text && size <= SMALL as u64)
-            .map(|telling| (telling, Vec::new()));
+            let keys = self.repository.keys().naming();
+            let stored = store_bytes(self.writer, keys, Grid::Stream, ChunkKind::Data, &bytes)?;
+            self.small.insert(name, bytes);
+            return self.add(path, file, stored);
+        }
+        let keys = self.repository.keys().naming();
+        let (grid, mut pages) = self.pages.of(&text, self.verify_pages);
         let former = if grid == Grid::Pages { self.known.former(path)? } else { None };
         let mut content = match former {
-            Some(former) => ContentWriter::of_changes(self.writer, keys, former),
+            Some((_, former)) => ContentWriter::of_changes(self.writer, keys, former),
             None => ContentWriter::new(self.writer, keys, grid, ChunkKind::Data),
         };
         let mut piece = vec![0; PIECE.min(usize::try_from(size).unwrap_or(PIECE))];
-        let (mut left, mut crc) = (size, 0);
-        while left > 0 {
-            let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let read = from
-                .read(piece.get_mut(..wanted).unwrap_or_default())
-                .map_err(|e| protocol(&format!("{text} is cut short: {e}")))?;
+        loop {
+            let read = from.read(&mut piece)?;
             if read == 0 {
-                return Err(protocol(&format!("{text} is cut short by {left} bytes")));
+                break;
             }
             let bytes = piece.get(..read).unwrap_or_default();
-            left -= read as u64;
-            crc = crc32c::crc32c_append(crc, bytes);
             if let Some(pages) = &mut pages {
                 pages.update(bytes);
             }
-            if let Some((_, telling)) = &mut telling {
-                telling.extend_from_slice(bytes);
-            }
             content.write(bytes)?;
-            self.progress.advance(read as u64);
         }
         let stored = content.finish()?;
-        self.known.note(path, &stored.leaves);
-        self.files += 1;
-        self.bytes += size;
-        self.zero_bytes += stored.zero_bytes;
-        self.arrived.insert(hash(path, size, crc));
-        if let Some((name, bytes)) = telling {
-            self.small.insert(name, bytes);
+        self.add(path, file, stored)
+    }
+
+    /// Takes a file of which the pages come that changed since the parent; the others are as they are there.
+    fn changed_file(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        file: File,
+        from: &mut impl Read,
+    ) -> Result<(), Failure> {
+        let text = String::from_utf8_lossy(path);
+        let header = IncrementalHeader::read(from, size)?;
+        let length = header.length();
+        let Some((before, former)) = self.known.former(path)? else {
+            return Err(damaged_parent(&text).into());
+        };
+        let bytes = u64::from(length) * PAGE_SIZE as u64;
+        if header.blocks.is_empty() && bytes == before.size && former.can_stay() {
+            let leaves = former.leaves().map(<[_]>::to_vec).unwrap_or_default();
+            let zero_bytes = former.zero_bytes();
+            let File { digest, content, .. } = before;
+            let same = StoredContent { length: bytes, digest, content, zero_bytes, leaves };
+            return self.add(path, file, same);
         }
-        let file = File { mode, mtime, size, digest: stored.digest, content: stored.content };
-        self.tree.file(path, file)
+        let keys = self.repository.keys().naming();
+        let (_, mut pages) = self.pages.of(&text, self.verify_pages);
+        let mut content = ContentWriter::of_changes(self.writer, keys, former);
+        let mut changed = header.blocks.iter().copied().peekable();
+        let mut page = [0; PAGE_SIZE];
+        for block in 0..length {
+            if changed.next_if_eq(&block).is_none() {
+                content.same_page()?;
+                continue;
+            }
+            from.read_exact(&mut page)?;
+            if let Some(pages) = &mut pages {
+                pages.seek(block);
+                pages.update(&page);
+            }
+            content.write(&page)?;
+        }
+        let stored = content.finish()?;
+        self.add(path, file, stored)
+    }
+
+    /// Adds a stored file to the tree.
+    fn add(&mut self, path: &[u8], file: File, stored: StoredContent) -> Result<(), Failure> {
+        let StoredContent { length, digest, content, zero_bytes, leaves } = stored;
+        self.known.note(path, &leaves);
+        self.files += 1;
+        self.bytes += length;
+        self.zero_bytes += zero_bytes;
+        Ok(self.tree.file(path, File { size: length, digest, content, ..file })?)
     }
 
     /// Compares the manifest with what arrived: every file of one is in the other, with the same bytes.
@@ -303,6 +389,61 @@ impl Copy<'_> {
             bytes: self.bytes,
             zero_bytes: self.zero_bytes,
         })
+    }
+}
+
+/// Why a file could not be taken.
+enum Failure {
+    /// What arrives is not what it should be.
+    Reading(io::Error),
+    Other(Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Reading(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Other(error)
+    }
+}
+
+impl From<crate::repository::Error> for Failure {
+    fn from(error: crate::repository::Error) -> Self {
+        Failure::Other(error.into())
+    }
+}
+
+fn damaged_parent(path: &str) -> Error {
+    let message =
+        format!("{path}, of which only what changed is read, is damaged in the backup before");
+    Error::new(Kind::Damaged, message).hint("read everything: --read full")
+}
+
+/// The bytes of one file while they arrive: all of them, and no more.
+struct Arriving<'a, R> {
+    from: &'a mut R,
+    left: u64,
+    crc: u32,
+    progress: &'a Progress,
+}
+
+impl<R: Read> Read for Arriving<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let wanted = out.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let out = out.get_mut(..wanted).unwrap_or_default();
+        let read = self.from.read(out)?;
+        if read == 0 && wanted > 0 {
+            let message = format!("it is cut short by {} bytes", self.left);
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        }
+        self.left -= read as u64;
+        self.crc = crc32c::crc32c_append(self.crc, out.get(..read).unwrap_or_default());
+        self.progress.advance(read as u64);
+        Ok(read)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Makes backups: reads a cluster, stores what the repository lacks, and commits a snapshot.
 //!
 //! The server streams ([`crate::postgres::base_backup`]), [`copy`] stores the files as they pass,
-//! [`tree`] gathers them, [`pages`] verifies checksums, [`parent`] knows what an earlier backup has, [`held`] keeps or streams the WAL, and [`wait`] sees it
+//! [`tree`] gathers them, [`pages`] verifies checksums, [`parent`] knows what an earlier backup has, [`changed`] asks for no more than what changed since, [`held`] keeps or streams the WAL, and [`wait`] sees it
 //! arrive. What the server runs on is noted by [`environment`], and [`configuration`] keeps what lies outside the
 //! data directory.
 
+pub mod changed;
 pub mod configuration;
 pub mod copy;
 pub mod environment;
@@ -27,6 +28,7 @@ use repo_format::snapshot::{
     Cluster, ConfigFiles, Endpoint, Method, Snapshot, Statistics, Tablespace, WalNeeded,
 };
 
+use crate::blocking::blocking;
 use crate::catalog::Catalog;
 use crate::chunking::page_map::PageMaps;
 use crate::error::{Error, Kind, Result};
@@ -43,8 +45,10 @@ use crate::repository::snapshots::{self, next_in_order};
 use crate::repository::writer::{Writer, WriterOptions};
 use crate::repository::{Repository, aftermath, host, maintenance, notes, now_micros, servers};
 use crate::wal::receive::Source;
+use changed::{Plan, Reading};
 use held::{Connected, HeldWal};
 use parent::{KnownPages, Parent};
+use stream::{Means, Read};
 
 /// A backup that is wanted.
 #[derive(Debug, Clone)]
@@ -73,6 +77,8 @@ pub struct Request {
     pub stream_wal: bool,
     /// What it is compared with.
     pub incremental: Incremental,
+    /// What is read of the server.
+    pub reading: Reading,
     /// The page maps of the server on this host.
     pub page_maps: PageMaps,
 }
@@ -93,6 +99,7 @@ impl Request {
             needs_room: true,
             stream_wal: false,
             incremental: Incremental::Auto,
+            reading: Reading::Auto,
             page_maps,
         }
     }
@@ -115,6 +122,10 @@ pub enum Incremental {
 pub struct Made {
     /// What it is.
     pub snapshot: Snapshot,
+    /// Whether everything was read, and not only the pages that changed since its parent.
+    pub read_in_full: bool,
+    /// Why everything was read though there was a parent, if the user did not ask for it.
+    pub why_full: Option<String>,
     /// The WAL that it needs, kept on the server until this is dropped, or still being streamed.
     pub wal: HeldWal,
 }
@@ -151,10 +162,11 @@ pub async fn back_up(
         backup_id: &backup_id,
         begun_at,
         wanted,
+        reading: request.reading,
         system_id: None,
     };
     // Dropping the attempt closes the connection, with which the server ends the backup on its side.
-    let made = interrupt.unless(Box::pin(attempt.run())).await;
+    let made = interrupt.unless(Box::pin(attempt.run_or_read_all())).await;
     if let Err(error) = &made {
         let failure = Failure {
             reason: error.to_string(),
@@ -185,10 +197,23 @@ struct Attempt<'a> {
     begun_at: i64,
     /// The parent that was asked for.
     wanted: Option<Snapshot>,
+    reading: Reading,
     system_id: Option<SystemId>,
 }
 
 impl Attempt<'_> {
+    /// Makes the backup; where what the parent has is damaged, by reading everything.
+    async fn run_or_read_all(&mut self) -> Result<Made> {
+        match Box::pin(self.run()).await {
+            Err(error) if error.kind() == Kind::Damaged && self.reading != Reading::Full => {
+                tracing::warn!("everything is read again: {error}");
+                self.reading = Reading::Full;
+                Box::pin(self.run()).await
+            }
+            made => made,
+        }
+    }
+
     async fn run(&mut self) -> Result<Made> {
         let mut replication = ReplicationConnection::connect(&self.request.replication).await?;
         // Of several hosts, the one that is read is asked too.
@@ -231,9 +256,16 @@ impl Attempt<'_> {
         let parent = self.parent(system.system_id).await?;
         let known = self.known_pages(&writer, parent.as_ref());
         let wal = self.hold_wal(&host, &facts).await?;
-        let streamed =
-            stream::stream(self.request, &facts, replication, writer, known, wal, self.progress)
-                .await?;
+        let plan = changed::plan(self.reading, parent.as_ref().zip(known.parent.as_ref()), &facts);
+        let manifest = match (&plan, &parent) {
+            (Plan::Changed { .. }, Some(parent)) => {
+                let (reader, parent) = (writer.reader().clone(), parent.clone());
+                Some(blocking(move || changed::manifest(&reader, &parent)).await?)
+            }
+            _ => None,
+        };
+        let means = Means { replication, writer, known, manifest, wal };
+        let streamed = stream::stream(self.request, &facts, means, self.progress).await?;
         self.progress.phase("finishing", None);
         let (mut copied, mut writer) = (streamed.copied, streamed.writer);
         let page_map = copied.page_map.take();
@@ -249,6 +281,7 @@ impl Attempt<'_> {
         let existing = snapshots::of_server(self.repository, &self.request.server).await?;
         let (sequence, previous) = next_in_order(&existing);
         let (start, stop) = (streamed.start, streamed.stop);
+        let read_in_full = streamed.reading != Read::Changed;
         let control = copied.control;
         let bad_pages = copied.pages.finish(start.lsn, stop.lsn);
         let server = servers::stored_name(self.repository, &self.request.server).await?;
@@ -299,7 +332,7 @@ impl Attempt<'_> {
                 })
                 .collect(),
             bad_pages,
-            trusted: true,
+            trusted: read_in_full || matches!(plan, Plan::Changed { is_safe: true }),
             parent,
             statistics: Statistics {
                 files: copied.files,
@@ -318,7 +351,12 @@ impl Attempt<'_> {
             let keep = || self.request.page_maps.keep(map.finish()?, &snapshot.backup_id);
             keep().unwrap_or_else(|error| not_kept(&error));
         }
-        Ok(Made { snapshot, wal: streamed.wal })
+        let why_full = match (streamed.reading, plan) {
+            (Read::FullAfterRefusal(why), _) => Some(format!("the server refused: {why}")),
+            (Read::Full, Plan::Full(why)) => why,
+            _ => None,
+        };
+        Ok(Made { snapshot, read_in_full, why_full, wal: streamed.wal })
     }
 
     /// The backup that this one is compared with.

@@ -7,9 +7,10 @@
 use repo_format::limits::MAX_BAD_PAGES;
 use repo_format::snapshot::{BadPage, BadPages};
 
+use crate::chunking::Grid;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::page::{PAGE_SIZE, PageVerdict, verify_page};
-use crate::postgres::relation_file::{DEFAULT_SEGMENT_BLOCKS, RelationFile};
+use crate::postgres::relation_file::{DEFAULT_SEGMENT_BLOCKS, FileKind, RelationFile, classify};
 
 /// So many suspects are told apart; more are simply bad.
 const MAX_SUSPECTS: usize = 100_000;
@@ -29,10 +30,20 @@ struct Suspect {
 }
 
 impl PageCheck {
-    /// Begins to verify a file.
-    pub fn file<'c>(&'c mut self, path: &'c str, relation: &RelationFile) -> FileCheck<'c> {
-        let block = relation.first_block(DEFAULT_SEGMENT_BLOCKS).unwrap_or_default();
-        FileCheck { check: self, path, block, partial: Vec::new() }
+    /// How the file at `path` is cut, and what verifies its pages if they have checksums that are to be verified.
+    pub fn of<'c>(&'c mut self, path: &'c str, verify: bool) -> (Grid, Option<FileCheck<'c>>) {
+        match classify(path) {
+            FileKind::Relation(relation) => {
+                (Grid::Pages, verify.then(|| self.file(path, &relation)))
+            }
+            FileKind::Slru(_) => (Grid::Pages, None),
+            FileKind::ControlFile | FileKind::Other => (Grid::Stream, None),
+        }
+    }
+
+    fn file<'c>(&'c mut self, path: &'c str, relation: &RelationFile) -> FileCheck<'c> {
+        let first = relation.first_block(DEFAULT_SEGMENT_BLOCKS).unwrap_or_default();
+        FileCheck { check: self, path, first, block: first, partial: Vec::new() }
     }
 
     /// The pages that nothing explains, in a backup from `start` to `stop`.
@@ -51,6 +62,8 @@ impl PageCheck {
 pub struct FileCheck<'c> {
     check: &'c mut PageCheck,
     path: &'c str,
+    /// The number of the file's first block within the relation, and of the next one.
+    first: u32,
     block: u32,
     partial: Vec<u8>,
 }
@@ -74,6 +87,11 @@ impl FileCheck<'_> {
         let (pages, rest) = bytes.as_chunks::<PAGE_SIZE>();
         pages.iter().for_each(|page| self.page(page));
         self.partial.extend_from_slice(rest);
+    }
+
+    /// Goes on with block `number` of the file.
+    pub fn seek(&mut self, number: u32) {
+        self.block = self.first.wrapping_add(number);
     }
 
     fn page(&mut self, page: &[u8; PAGE_SIZE]) {

@@ -54,12 +54,18 @@ impl Parent {
         Parent { reader, root: snapshot.root.clone(), page_map, open: None }
     }
 
-    /// The former version of the file at `path`; nothing if there is none, or it cannot be read.
-    pub fn former(&mut self, path: &[u8]) -> Result<Option<Former>> {
+    /// Whether the hashes of its pages are known.
+    pub fn has_page_map(&self) -> bool {
+        self.page_map.is_some()
+    }
+
+    /// The file at `path` and what can be used of it; nothing if there is none, or it cannot be read.
+    pub fn former(&mut self, path: &[u8]) -> Result<Option<(File, Former)>> {
         let Some(file) = self.file(path)? else { return Ok(None) };
         let keys = self.reader.repository().keys().naming();
         let leaves = self.page_map.as_ref().and_then(|map| map.leaves(keys, path, &file));
-        Former::load(&self.reader, &file, leaves)
+        let former = Former::load(&self.reader, &file, leaves)?;
+        Ok(former.map(|former| (file, former)))
     }
 
     fn file(&mut self, path: &[u8]) -> Result<Option<File>> {
@@ -120,7 +126,7 @@ pub struct KnownPages {
 
 impl KnownPages {
     /// The former version of the file at `path`, if there is one to compare with.
-    pub fn former(&mut self, path: &[u8]) -> Result<Option<Former>> {
+    pub fn former(&mut self, path: &[u8]) -> Result<Option<(File, Former)>> {
         match &mut self.parent {
             Some(parent) => parent.former(path),
             None => Ok(None),

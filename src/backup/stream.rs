@@ -1,15 +1,17 @@
 //! A backup that the server streams: `BASE_BACKUP` on one side, [`super::copy`] on the other.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, Sender};
 use tokio::task::{JoinError, JoinSet};
 
-use super::copy::{Copied, copy};
+use super::copy::{self, Copied, copy};
 use super::held::HeldWal;
 use super::parent::KnownPages;
 use super::{Request, ServerFacts};
 use crate::error::{Error, Kind, Result};
+use crate::postgres;
 use crate::postgres::base_backup::{BaseBackup, BaseBackupOptions, Frame, WalPosition};
 use crate::postgres::replication::ReplicationConnection;
 use crate::progress::Progress;
@@ -32,6 +34,8 @@ pub struct Streamed {
     pub copied: Copied,
     /// What still has to be finished.
     pub writer: Writer,
+    /// What the server sent.
+    pub reading: Read,
     /// Where the backup begins.
     pub start: WalPosition,
     /// Where the backup is consistent.
@@ -44,16 +48,28 @@ pub struct Streamed {
     pub copy_began: Instant,
 }
 
-/// Takes a base backup over `replication`; `wal` is told where it begins and ends.
+/// What a backup is made with.
+pub struct Means {
+    /// The connection that it is read over.
+    pub replication: ReplicationConnection,
+    /// Where its chunks go.
+    pub writer: Writer,
+    /// What is known of pages.
+    pub known: KnownPages,
+    /// The manifest of the parent, if only what changed since is to be read.
+    pub manifest: Option<File>,
+    /// The WAL that the backup will need: it is told where that begins and ends.
+    pub wal: HeldWal,
+}
+
+/// Takes a base backup.
 pub async fn stream(
     request: &Request,
     facts: &ServerFacts,
-    mut replication: ReplicationConnection,
-    mut writer: Writer,
-    known: KnownPages,
-    mut wal: HeldWal,
+    means: Means,
     progress: &Progress,
 ) -> Result<Streamed> {
+    let Means { mut replication, mut writer, known, manifest, mut wal } = means;
     let mode = replication.show("data_directory_mode").await?;
     let directory_mode = u32::from_str_radix(&mode, 8).unwrap_or(0o700);
     let options = BaseBackupOptions {
@@ -64,7 +80,7 @@ pub async fn stream(
         ..BaseBackupOptions::default()
     };
     progress.phase("waiting for a checkpoint", None);
-    let backup = BaseBackup::start(replication, &options).await?;
+    let (backup, reading) = start(request, replication, options, manifest).await?;
     let copy_began = Instant::now();
     let start = backup.start_position();
     wal.begin_at(start);
@@ -73,18 +89,15 @@ pub async fn stream(
     let (frames, received) = mpsc::channel(QUEUE);
     let buffers = Buffers::new(QUEUE, GATHERED);
     let copying = {
-        let (progress, checksums) = (progress.clone(), facts.checksums);
+        let progress = progress.clone();
+        let options = copy::Options {
+            incremental: reading == Read::Changed,
+            verify_pages: facts.checksums,
+            directory_mode,
+        };
         let repository = writer.repository().clone();
         tokio::task::spawn_blocking(move || {
-            let copied = copy(
-                received,
-                &repository,
-                &mut writer,
-                known,
-                checksums,
-                directory_mode,
-                &progress,
-            )?;
+            let copied = copy(received, &repository, &mut writer, known, options, &progress)?;
             Ok::<_, Error>((copied, writer))
         })
     };
@@ -115,7 +128,46 @@ pub async fn stream(
         .hint("it was promoted: run the backup again"));
     }
     wal.end_at(stop.lsn);
-    Ok(Streamed { copied, writer, start, stop, directory_mode, wal, copy_began })
+    Ok(Streamed { copied, writer, reading, start, stop, directory_mode, wal, copy_began })
+}
+
+/// What a server sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// Of relation files only the pages that changed.
+    Changed,
+    /// Everything, as was asked for.
+    Full,
+    /// Everything, because it refused to send what changed only.
+    FullAfterRefusal(String),
+}
+
+/// Starts a base backup: of what changed since the backup of `manifest`, if the server does that.
+async fn start(
+    request: &Request,
+    mut replication: ReplicationConnection,
+    options: BaseBackupOptions,
+    manifest: Option<File>,
+) -> Result<(BaseBackup, Read)> {
+    let Some(manifest) = manifest else {
+        return Ok((BaseBackup::start(replication, &options).await?, Read::Full));
+    };
+    let host = replication.host().clone();
+    let changed = BaseBackupOptions { incremental: true, ..options.clone() };
+    let started = match replication.upload_manifest(manifest).await {
+        Ok(()) => BaseBackup::start(replication, &changed).await,
+        Err(error) => Err(error),
+    };
+    match started {
+        Ok(backup) => Ok((backup, Read::Changed)),
+        Err(error @ postgres::Error::Server(_)) => {
+            let replication =
+                ReplicationConnection::connect(&request.replication.at(&host)).await?;
+            let backup = BaseBackup::start(replication, &options).await?;
+            Ok((backup, Read::FullAfterRefusal(error.to_string())))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Passes everything that the server sends on to `frames`. Returns where the backup is consistent, or nothing when

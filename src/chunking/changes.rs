@@ -12,12 +12,13 @@ use repo_format::chunk::ChunkKind;
 use repo_format::config::Chunking;
 use repo_format::content::Run;
 use repo_format::ids::{ChunkId, LeafHash};
+use repo_format::keys::NamingKeys;
 use repo_format::limits::LEAF;
 
-use super::former::{Former, Use};
+use super::former::{Former, Stretch, Use};
 use super::pages::{CutRule, ZEROS};
 use crate::repository::buffers::Buffers;
-use crate::repository::error::Result;
+use crate::repository::error::{Error, Result};
 use crate::repository::reader::{Reader, run_bytes};
 
 /// Takes what a file is made of.
@@ -145,6 +146,37 @@ impl ChangeCutter {
             self.complete_all(sink)?;
         }
         Ok(())
+    }
+
+    /// Adds the next leaf of the file, which is as it was: a whole one. Returns its hash.
+    ///
+    /// # Errors
+    /// If the former version does not have it, or it is needed and cannot be read.
+    pub fn same_leaf(
+        &mut self,
+        reader: &Reader,
+        keys: &NamingKeys,
+        sink: &mut impl Sink,
+    ) -> Result<LeafHash> {
+        let stretch = self.former.stretches().get(self.stretch).copied();
+        let Some(Stretch { run: Run::Chunk { id, .. }, usable }) = stretch else {
+            let hash = keys.leaf(&ZEROS);
+            self.leaf(reader, hash, &ZEROS, sink)?;
+            return Ok(hash);
+        };
+        let former = self.former_range(self.offset, &ZEROS).ok_or(Error::MissingChunk(id))?;
+        if usable == Use::Keep
+            && let Some(hash) = self.former.leaf(self.offset).copied()
+        {
+            // Its bytes are not looked at.
+            self.leaf(reader, hash, &ZEROS, sink)?;
+            return Ok(hash);
+        }
+        let chunk = reader.chunk(&id)?;
+        let leaf = run_bytes(&chunk, &id, former.offset, former.length)?;
+        let hash = keys.leaf(leaf);
+        self.leaf(reader, hash, leaf, sink)?;
+        Ok(hash)
     }
 
     /// Ends the file.

@@ -87,6 +87,28 @@ impl Former {
         &self.stretches
     }
 
+    /// How many of its bytes are runs of zeros.
+    pub fn zero_bytes(&self) -> u64 {
+        let zeros = self.stretches.iter().map(|stretch| match stretch.run {
+            Run::Zero { length } => length,
+            Run::Chunk { .. } => 0,
+        });
+        zeros.sum()
+    }
+
+    /// The hashes of its leaves, if they are known.
+    pub fn leaves(&self) -> Option<&[LeafHash]> {
+        self.leaves.as_deref()
+    }
+
+    /// Whether the next version can be the former one as it is, if nothing changed.
+    pub fn can_stay(&self) -> bool {
+        self.stretches.iter().all(|stretch| match stretch.run {
+            Run::Zero { .. } => true,
+            Run::Chunk { .. } => stretch.usable == Use::Keep,
+        })
+    }
+
     /// The hash of the leaf at `offset` of the file; nothing if it is not known.
     pub fn leaf(&self, offset: u64) -> Option<&LeafHash> {
         let at = usize::try_from(offset / LEAF as u64).ok()?;

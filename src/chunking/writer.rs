@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use repo_format::DecodeError;
 use repo_format::blob::BaseRange;
 use repo_format::chunk::{ChunkKind, DigestBuilder, FileHasher};
 use repo_format::content::{Content, Run};
@@ -15,7 +16,7 @@ use super::former::Former;
 use super::map::MapBuilder;
 use super::pages::{PageCutter, Piece};
 use super::stream::StreamCutter;
-use crate::repository::error::Result;
+use crate::repository::error::{Error, Result};
 use crate::repository::reader::Reader;
 use crate::repository::writer::Writer;
 
@@ -117,6 +118,22 @@ impl<'w> ContentWriter<'w> {
                 cutter.leaf(reader, hash, leaf, parts)
             }),
         }
+    }
+
+    /// Adds the next page, which is as it was in the former version; zeros behind that.
+    ///
+    /// # Errors
+    /// If there is no former version, or the page is needed and cannot be read.
+    pub fn same_page(&mut self) -> Result<()> {
+        let ContentWriter { cutter: Cutter::Changes(grid, cutter, reader), parts } = self else {
+            return Err(Error::damaged(
+                "a file",
+                DecodeError::malformed("content", "it has no former version"),
+            ));
+        };
+        let keys = parts.keys;
+        grid.leaves.push(cutter.same_leaf(reader, keys, parts)?);
+        Ok(())
     }
 
     /// Ends the file.

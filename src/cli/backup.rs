@@ -17,6 +17,7 @@ use super::open::Repositories;
 use super::output::Output;
 use super::progress::Bar;
 use super::{Session, check, human, memory, remote};
+use crate::backup::changed::Reading;
 use crate::backup::{self, Incremental, Made, Request};
 use crate::catalog::{Catalog, Status};
 use crate::chunking::page_map::PageMaps;
@@ -86,6 +87,11 @@ pub struct Args {
     /// backup is complete, whatever it is compared with
     #[arg(long, value_name = "BACKUP_ID", default_value = "auto")]
     pub incremental: String,
+    /// What is read of the server: what changed where its summaries of WAL are known to be complete (PostgreSQL 17.11,
+    /// 18.6, summarize_wal = on), everything, or what changed also elsewhere: what the summaries miss is then lost in this
+    /// backup and in all that build on it, until everything is read
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pub read: ReadWhat,
     /// Begin even if the repository is not expected to have room
     #[arg(long)]
     pub no_space_check: bool,
@@ -105,6 +111,28 @@ pub enum WalMethod {
     Archive,
     /// It is streamed during the backup, and waited for; archiving need not work
     Stream,
+}
+
+/// `--read`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ReadWhat {
+    /// What changed, if nothing can be missed; else everything
+    #[default]
+    Auto,
+    /// Everything
+    Full,
+    /// What changed, even if something may be missed
+    Changed,
+}
+
+impl From<ReadWhat> for Reading {
+    fn from(what: ReadWhat) -> Self {
+        match what {
+            ReadWhat::Auto => Reading::Auto,
+            ReadWhat::Full => Reading::Full,
+            ReadWhat::Changed => Reading::Changed,
+        }
+    }
 }
 
 impl Args {
@@ -291,12 +319,12 @@ impl Run<'_> {
         mut made: Made,
     ) -> Result<()> {
         let (output, interrupt) = (&self.session.output, &self.session.interrupt);
-        tell(&made.snapshot, output);
+        tell(&made, output);
         tell_unread(&server.name, repository, &made.snapshot, output).await;
         let seen_to = Box::pin(self.see_to_wal(server, repository, request, &mut made));
         let waited = interrupt.unless(seen_to).await;
         // Nothing is kept on the server any longer.
-        let Made { snapshot, wal } = made;
+        let Made { snapshot, wal, .. } = made;
         drop(wal);
         let catalog = Catalog::load(repository, &server.name).await?;
         let backup = catalog.find(&snapshot.backup_id)?;
@@ -351,6 +379,7 @@ impl Run<'_> {
                 "none" => Incremental::None,
                 id => Incremental::On(id.to_owned()),
             },
+            reading: args.read.into(),
             page_maps: page_maps(&session.config.global.state_directory, repository, server),
         })
     }
@@ -415,7 +444,13 @@ async fn forget_failed(repository: &Repository, server: &str, begun_at: i64) -> 
     Ok(())
 }
 
-fn tell(snapshot: &Snapshot, output: &Output) {
+fn tell(made: &Made, output: &Output) {
+    let snapshot = &made.snapshot;
+    if let Some(why) = &made.why_full {
+        output.print(format!("The server was read in full: {why}"));
+    } else if let (false, Some(parent)) = (made.read_in_full, &snapshot.parent) {
+        output.print(format!("What changed since backup {parent} was read"));
+    }
     let (statistics, range) = (&snapshot.statistics, WalRange::of(snapshot));
     let lsn = |lsn: u64| Lsn(lsn).to_string();
     output.print(format!(

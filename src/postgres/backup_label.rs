@@ -76,6 +76,12 @@ impl BackupHistory {
     }
 }
 
+/// The label of an incremental backup without what it says of its parent: a server refuses to start on one with it.
+pub fn without_parent(file: &[u8]) -> Vec<u8> {
+    let lines = file.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !line.starts_with(b"INCREMENTAL FROM ")).flatten().copied().collect()
+}
+
 /// A tablespace of a backup, as `tablespace_map` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedTablespace {

@@ -11,6 +11,7 @@ pub mod conninfo;
 pub mod control_file;
 pub mod error;
 mod fields;
+pub mod incremental_file;
 pub mod lsn;
 pub mod page;
 pub mod relation_file;

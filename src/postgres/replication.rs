@@ -8,6 +8,7 @@ use super::conninfo::{ConnInfo, Host};
 use super::error::{Error, ServerError};
 use super::lsn::{Lsn, SystemId, TimelineId};
 use super::wire::{Canceller, Event, Row, Wire, unexpected};
+use std::io::{self, Read};
 
 /// A connection in replication mode.
 #[derive(Debug)]
@@ -147,14 +148,21 @@ impl ReplicationConnection {
     }
 
     /// Hands the server the manifest an incremental backup shall build on (17 and later).
-    pub async fn upload_manifest(&mut self, manifest: &[u8]) -> Result<(), Error> {
+    pub async fn upload_manifest(&mut self, mut manifest: impl Read) -> Result<(), Error> {
         self.wire.query("UPLOAD_MANIFEST").await?;
         match self.wire.next().await? {
             Event::CopyIn => {}
             other => return Err(unexpected(&other)),
         }
-        for part in manifest.chunks(64 << 10) {
-            self.wire.copy_data(part).await?;
+        let mut part = vec![0; 64 << 10];
+        loop {
+            let unreadable =
+                |e: io::Error| Error::Request(format!("the manifest cannot be read: {e}"));
+            let length = manifest.read(&mut part).map_err(unreadable)?;
+            if length == 0 {
+                break;
+            }
+            self.wire.copy_data(part.get(..length).unwrap_or_default()).await?;
         }
         self.wire.copy_done().await?;
         loop {

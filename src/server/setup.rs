@@ -18,11 +18,13 @@ use crate::server::connect;
 const OLDEST: u32 = 15;
 
 /// What the settings must be, and whether a change needs a restart of the server.
-const SETTINGS: [(&str, &str, bool); 4] = [
+const SETTINGS: [(&str, &str, bool); 5] = [
     ("wal_level", "replica", true),
     ("max_wal_senders", "10", true),
     ("archive_mode", "on", true),
     ("archive_command", "", false),
+    // Since 17.
+    ("summarize_wal", "on", false),
 ];
 
 /// What a running server tells of itself that the script depends on.
@@ -221,6 +223,9 @@ fn hba_name(name: &str) -> String {
 fn settings(out: &mut String, server: &Server, known: &Known, program: &str) -> std::fmt::Result {
     writeln!(out, "-- postgresql.conf:")?;
     for (name, value, restart) in SETTINGS {
+        if name == "summarize_wal" && known.version.is_none_or(|version| version < 17) {
+            continue;
+        }
         let wanted = match name {
             "archive_command" => format!("{program} wal-archive {} %p", server.name),
             _ => value.to_owned(),
@@ -232,7 +237,7 @@ fn settings(out: &mut String, server: &Server, known: &Known, program: &str) -> 
             ("archive_mode", Some(now)) => matches!(now, "on" | "always"),
             // A backup streams files and WAL at once.
             ("max_wal_senders", Some(now)) => now.parse::<u32>().is_ok_and(|now| now >= 2),
-            ("archive_command", Some(now)) => now == wanted,
+            ("archive_command" | "summarize_wal", Some(now)) => now == wanted,
             _ => false,
         };
         let now = match now {
@@ -241,7 +246,11 @@ fn settings(out: &mut String, server: &Server, known: &Known, program: &str) -> 
             None => when.to_owned(),
         };
         let wanted = wanted.replace('\'', "''");
-        writeln!(out, "--   {name} = '{wanted}'    # {now}")?;
+        let why = match name {
+            "summarize_wal" => "; optional: backups read only what changed",
+            _ => "",
+        };
+        writeln!(out, "--   {name} = '{wanted}'    # {now}{why}")?;
     }
     Ok(())
 }

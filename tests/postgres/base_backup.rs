@@ -224,7 +224,7 @@ async fn incremental_backups_build_on_an_uploaded_manifest() {
         cluster.psql("UPDATE t SET md5 = '' WHERE n = 7");
         let info = local(&cluster);
         let mut connection = ReplicationConnection::connect(&info).await.unwrap();
-        connection.upload_manifest(&full.manifest).await.unwrap();
+        connection.upload_manifest(full.manifest.as_slice()).await.unwrap();
         let options = BaseBackupOptions { incremental: true, ..fast };
         let mut backup = BaseBackup::start(connection, &options).await.unwrap();
         let mut bytes = 0;
@@ -236,7 +236,7 @@ async fn incremental_backups_build_on_an_uploaded_manifest() {
         backup.finish().await.unwrap();
         assert!(bytes < full.archives["base.tar"].len() / 2);
         let mut connection = ReplicationConnection::connect(&info).await.unwrap();
-        assert!(connection.upload_manifest(b"nonsense").await.unwrap_err().server().is_some());
+        assert!(connection.upload_manifest(&b"nonsense"[..]).await.unwrap_err().server().is_some());
         connection.identify_system().await.unwrap();
     }
 }
