@@ -332,7 +332,7 @@ impl Copy<'_> {
     /// Adds a stored file to the tree.
     fn add(&mut self, path: &[u8], file: File, stored: StoredContent) -> Result<(), Failure> {
         let StoredContent { length, digest, content, zero_bytes, leaves } = stored;
-        self.known.note(path, &leaves);
+        self.known.note(path, &content, &leaves);
         self.files += 1;
         self.bytes += length;
         self.zero_bytes += zero_bytes;

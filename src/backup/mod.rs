@@ -249,11 +249,12 @@ impl Attempt<'_> {
         let (server, id) = (&self.request.server, system.system_id.0);
         servers::require_system(self.repository, server, id, "the server").await?;
         self.require_room(&facts).await?;
+        // Before the index is read, which then has all of it.
+        let parent = self.parent(system.system_id).await?;
         let doomed = maintenance::doomed_packs(self.repository).await?;
         let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };
         let writer = Writer::new(self.repository.clone(), index, options)?;
-        let parent = self.parent(system.system_id).await?;
         let known = self.known_pages(&writer, parent.as_ref());
         let wal = self.hold_wal(&host, &facts).await?;
         let plan = changed::plan(self.reading, parent.as_ref().zip(known.parent.as_ref()), &facts);

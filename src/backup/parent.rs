@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use repo_format::content::Content;
 use repo_format::ids::LeafHash;
 use repo_format::names::BackupName;
 use repo_format::snapshot::Snapshot;
@@ -133,8 +134,12 @@ impl KnownPages {
         }
     }
 
-    /// Notes the pages of a file. A page map that cannot be written is only missed by the next backup.
-    pub fn note(&mut self, path: &[u8], leaves: &[LeafHash]) {
+    /// Notes the pages of a file, if it is more than one chunk, which is compared by its id. A page map that cannot be
+    /// written is only missed by the next backup.
+    pub fn note(&mut self, path: &[u8], content: &Content, leaves: &[LeafHash]) {
+        if leaves.is_empty() || matches!(content, Content::Runs(runs) if runs.len() <= 1) {
+            return;
+        }
         if let Some(map) = &mut self.own
             && let Err(error) = map.add(path, leaves)
         {

@@ -125,7 +125,7 @@ impl ChangeCutter {
         self.offset += leaf.len() as u64;
         let usable = self.former.stretches().get(self.stretch).map_or(Use::Nothing, |s| s.usable);
         match (usable, self.former.leaf(offset)) {
-            (Use::Nothing, _) => self.gather(hash, leaf, None, sink)?,
+            (Use::Nothing | Use::Renew, _) => self.gather(hash, leaf, None, sink)?,
             (Use::Gather, _) => self.gather(hash, leaf, self.former_range(offset, leaf), sink)?,
             (Use::Keep, Some(former)) => self.page(offset, hash, leaf, *former == hash, sink)?,
             (Use::Keep, None) => {

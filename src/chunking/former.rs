@@ -6,6 +6,7 @@ use repo_format::blob::Encoding;
 use repo_format::chunk::ChunkKind;
 use repo_format::content::Run;
 use repo_format::ids::{ChunkId, LeafHash};
+use repo_format::index::ShortId;
 use repo_format::limits::LEAF;
 use repo_format::tree::File;
 
@@ -35,6 +36,8 @@ pub enum Use {
     Keep,
     /// It is in a delta of which little is needed any more. All pages move to a new one.
     Gather,
+    /// It is in a plain chunk of which little is needed any more. All pages are stored anew.
+    Renew,
     /// It is lost, or nothing but zeros.
     Nothing,
 }
@@ -62,16 +65,7 @@ impl Former {
         if !is_on_grid(&runs, window) {
             return Ok(None);
         }
-        let mut needed: HashMap<ChunkId, u64> = HashMap::new();
-        for run in &runs {
-            if let Run::Chunk { id, length, .. } = run {
-                *needed.entry(*id).or_default() += u64::from(*length);
-            }
-        }
-        let mut uses: HashMap<ChunkId, Use> = HashMap::with_capacity(needed.len());
-        for (id, needed) in needed {
-            uses.insert(id, use_of(reader, &id, needed)?);
-        }
+        let uses = uses(reader, &runs)?;
         let stretch = |run| {
             let usable = match run {
                 Run::Chunk { id, .. } => uses.get(&id).copied().unwrap_or(Use::Nothing),
@@ -134,20 +128,41 @@ fn is_on_grid(runs: &[Run], window: u64) -> bool {
     })
 }
 
-/// What a chunk is good for of which the former version needs so many bytes.
-fn use_of(reader: &Reader, id: &ChunkId, needed: u64) -> Result<Use> {
-    let found = reader.index().find(id)?;
-    let Some(place) = found.iter().find(|place| place.blob.kind == ChunkKind::Data) else {
-        return Ok(Use::Nothing);
-    };
-    if place.blob.encoding != Encoding::Delta {
-        return Ok(Use::Keep);
-    }
-    for base in reader.index().bases(place)? {
-        if reader.index().find_base(&base, ChunkKind::Data)?.is_empty() {
-            return Ok(Use::Nothing);
+/// What each chunk of a file is good for.
+fn uses(reader: &Reader, runs: &[Run]) -> Result<HashMap<ChunkId, Use>> {
+    let mut needed: HashMap<ChunkId, u64> = HashMap::new();
+    for run in runs {
+        if let Run::Chunk { id, length, .. } = run {
+            *needed.entry(*id).or_default() += u64::from(*length);
         }
     }
-    // Else a restore would decode more and more that nobody needs.
-    Ok(if needed * 2 <= u64::from(place.length) { Use::Gather } else { Use::Keep })
+    let mut uses = HashMap::with_capacity(needed.len());
+    // Plain chunks, their lengths, and how much of each is needed, also for deltas.
+    let mut plain: HashMap<ShortId, (ChunkId, u64, u64)> = HashMap::new();
+    let mut bases: HashMap<ShortId, u64> = HashMap::new();
+    for (id, needed) in needed {
+        let found = reader.index().find(&id)?;
+        let Some(place) = found.iter().find(|place| place.blob.kind == ChunkKind::Data) else {
+            continue;
+        };
+        let length = u64::from(place.length);
+        if place.blob.encoding != Encoding::Delta {
+            plain.insert(id.short(), (id, length, needed));
+            continue;
+        }
+        if !reader.index().is_whole(place)? {
+            continue;
+        }
+        // Else a restore would decode more and more that nobody needs.
+        let usable = if needed * 2 <= length { Use::Gather } else { Use::Keep };
+        uses.insert(id, usable);
+        let on = reader.index().bases(place)?;
+        let share = needed.div_ceil(on.len().max(1) as u64);
+        on.into_iter().for_each(|base| *bases.entry(base).or_default() += share);
+    }
+    for (short, (id, length, direct)) in plain {
+        let needed = direct + bases.get(&short).copied().unwrap_or_default();
+        uses.insert(id, if needed * 2 <= length { Use::Renew } else { Use::Keep });
+    }
+    Ok(uses)
 }

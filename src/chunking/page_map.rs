@@ -31,9 +31,6 @@ const ROW: usize = 32;
 /// Rows, their number and offset, magic.
 const TRAILER: u64 = 24;
 
-/// No file with fewer leaves is in a map: it is one chunk, and compared by its id.
-pub const SHORTEST: usize = 16;
-
 /// The page maps of a server, of which only that of its latest backup is kept.
 #[derive(Debug, Clone)]
 pub struct PageMaps {
@@ -100,9 +97,6 @@ pub struct PageMapWriter {
 impl PageMapWriter {
     /// Adds a file.
     pub fn add(&mut self, path: &[u8], leaves: &[LeafHash]) -> io::Result<()> {
-        if leaves.len() < SHORTEST {
-            return Ok(());
-        }
         let mut row = [0; ROW];
         let (hash, numbers) = row.split_at_mut(16);
         hash.copy_from_slice(&hash_of(path));

@@ -23,7 +23,7 @@ use super::error::{Error, Result};
 use super::index::Index;
 
 /// Decoded blobs that are kept, in bytes.
-const CACHE: u64 = 64 * 1024 * 1024;
+const CACHE: u64 = 96 * 1024 * 1024;
 
 /// Lists of base ranges that are kept, in bytes.
 const BASES_CACHE: u64 = 8 * 1024 * 1024;
@@ -37,6 +37,8 @@ pub struct Reader {
     blobs: Cache<(PackId, u64), Arc<Blob>, BlobWeight>,
     /// What deltas are made on.
     bases: Cache<(PackId, u64), Arc<[BaseRange]>, BasesWeight>,
+    /// Whether what the index does not lead to is looked for in the packs themselves.
+    searches_packs: bool,
     rebuilt: OnceLock<Index>,
     rebuilding: Mutex<()>,
 }
@@ -107,9 +109,16 @@ impl Reader {
             runtime: Handle::current(),
             blobs,
             bases,
+            searches_packs: true,
             rebuilt: OnceLock::new(),
             rebuilding: Mutex::new(()),
         }
+    }
+
+    /// As [`Reader::new`], of what can be done without if the index does not lead to it: the packs themselves, which
+    /// may be many, are not searched for that.
+    pub fn of_index_alone(repository: Arc<Repository>, index: Arc<Index>) -> Self {
+        Reader { searches_packs: false, ..Reader::new(repository, index) }
     }
 
     /// The repository that is read.
@@ -139,6 +148,9 @@ impl Reader {
         let mut unanswered = None;
         let mut tried = vec![];
         for rung in [false, true] {
+            if rung && !self.searches_packs {
+                break;
+            }
             let index = if rung { self.rebuilt()? } else { &self.index };
             for location in places(index)? {
                 let place = (location.blob.pack, location.blob.offset, location.offset);
@@ -268,13 +280,19 @@ impl Reader {
 
     fn decode_blob(&self, location: &BlobLocation) -> Result<Blob> {
         let (header, body) = self.open_blob(location)?;
+        // An index that lies must not make two blobs wait for each other.
+        if body.encoding() != location.encoding {
+            let detail = "the index says that it is encoded otherwise";
+            let name = ObjectName::Pack(location.pack).to_string();
+            return Err(Error::damaged(name, DecodeError::malformed("blob", detail)));
+        }
         let prefix = self.prefix(header.kind, body.bases())?;
         decode(location, header, &body, &prefix)
     }
 
     /// A blob that must be plain, and of the kind on which deltas of `kind` are made.
     fn base_blob(&self, location: &BlobLocation, kind: ChunkKind) -> Result<Arc<Blob>> {
-        let is_base = |found: ChunkKind, encoding| {
+        let is_base = |found: ChunkKind, encoding: Encoding| {
             if encoding != Encoding::Delta && Some(found) == kind.base_kind() {
                 return Ok(());
             }
@@ -283,15 +301,10 @@ impl Reader {
             Err(Error::damaged(name, DecodeError::malformed("blob", detail)))
         };
         let key = (location.pack, location.offset);
-        // Nobody waits here for who decodes the same blob: an index that lies could make that oneself.
-        if let Some(blob) = self.blobs.get(&key) {
-            is_base(blob.kind, blob.encoding)?;
-            return Ok(blob);
-        }
-        let (header, body) = self.open_blob(location)?;
-        is_base(header.kind, body.encoding())?;
-        let blob = Arc::new(decode(location, header, &body, &[])?);
-        self.blobs.insert(key, blob.clone());
+        // Who waits here waits for a plain blob, which needs no other.
+        let blob =
+            self.blobs.get_or_insert_with(&key, || self.decode_blob(location).map(Arc::new))?;
+        is_base(blob.kind, blob.encoding)?;
         Ok(blob)
     }
 

@@ -129,7 +129,7 @@ impl Writer {
         let (jobs, waiting) = bounded::<Job>(threads);
         let (sealed, blobs) = bounded::<SealedBlob>(threads * 4);
         let buffers = Buffers::new(BUFFERS, repository.config().chunking.page_maximum as usize);
-        let reader = Arc::new(Reader::new(repository.clone(), index.clone()));
+        let reader = Arc::new(Reader::of_index_alone(repository.clone(), index.clone()));
         let worker = || -> Result<Worker> {
             let encoder = Encoder::new(options.level)?;
             let (reader, sealed, buffers) = (reader.clone(), sealed.clone(), buffers.clone());

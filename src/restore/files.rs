@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,6 +21,10 @@ use super::destination::{Destination, Output};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::repository::reader::{Reader, run_bytes};
+
+/// So much of a large file is written at a time. Workers are near to each other, so that they need the same chunks: what changed
+/// pages are deltas on is spread over much of a file.
+const UNIT: u64 = 4 << 20;
 
 /// So many files are synced at once.
 const SYNCERS: usize = 4;
@@ -151,7 +156,7 @@ struct OpenFile {
     left: AtomicUsize,
 }
 
-/// A part of a file: all of it, or what one leaf of its map covers.
+/// A part of a file: all of it, or a unit of what one leaf of its map covers.
 struct Part {
     file: Arc<OpenFile>,
     number: usize,
@@ -159,9 +164,20 @@ struct Part {
     source: Source,
 }
 
+impl Part {
+    /// Whether it ends what a leaf covers, so that it is time to sync.
+    fn ends_stretch(&self) -> bool {
+        match &self.source {
+            Source::Content(_) => true,
+            Source::Leaf(leaf, range) => range.end == leaf.covers,
+        }
+    }
+}
+
 enum Source {
     Content(Content),
-    Leaf(MapLeaf),
+    /// The bytes of a stretch, counted from its beginning.
+    Leaf(MapLeaf, Range<u64>),
 }
 
 /// What was written of a part.
@@ -185,7 +201,8 @@ impl Part {
             }
             _ => &[],
         };
-        let count = leaves.len().max(1);
+        let units: Vec<(MapLeaf, Range<u64>)> = leaves.iter().flat_map(units).collect();
+        let count = units.len().max(1);
         let file = Arc::new(OpenFile {
             planned: planned.clone(),
             output,
@@ -197,13 +214,41 @@ impl Part {
             return Ok(vec![Part { file, number: 0, offset: 0, source }]);
         }
         let mut offset = 0;
-        let part = |(number, leaf): (usize, &MapLeaf)| {
-            let part = Part { file: file.clone(), number, offset, source: Source::Leaf(*leaf) };
-            offset += leaf.covers;
+        let part = |(number, (leaf, range)): (usize, (MapLeaf, Range<u64>))| {
+            let length = range.end - range.start;
+            let source = Source::Leaf(leaf, range);
+            let part = Part { file: file.clone(), number, offset, source };
+            offset += length;
             part
         };
-        Ok(leaves.iter().enumerate().map(part).collect())
+        Ok(units.into_iter().enumerate().map(part).collect())
     }
+}
+
+/// The units of a stretch.
+fn units(leaf: &MapLeaf) -> impl Iterator<Item = (MapLeaf, Range<u64>)> {
+    let (leaf, count) = (*leaf, leaf.covers.div_ceil(UNIT));
+    (0..count).map(move |n| (leaf, n * UNIT..leaf.covers.min((n + 1) * UNIT)))
+}
+
+/// What runs give of a range of bytes.
+fn part_of(runs: Vec<Run>, range: &Range<u64>) -> Vec<Run> {
+    let mut start = 0;
+    let cut = |run: Run| {
+        let (first, end) = (start, start + run.length());
+        start = end;
+        let (from, to) = (range.start.max(first), range.end.min(end));
+        let length = to.checked_sub(from).filter(|length| *length > 0)?;
+        Some(match run {
+            Run::Zero { .. } => Run::Zero { length },
+            Run::Chunk { id, offset, .. } => Run::Chunk {
+                id,
+                offset: offset + u32::try_from(from - first).ok()?,
+                length: u32::try_from(length).ok()?,
+            },
+        })
+    };
+    runs.into_iter().filter_map(cut).collect()
 }
 
 fn work(
@@ -222,11 +267,12 @@ fn work(
             *slot = Some(hash);
         }
         drop(hashes);
-        if part.file.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let is_last = part.file.left.fetch_sub(1, Ordering::AcqRel) == 1;
+        if is_last {
             let file = finish_file(keys, &part.file)?;
             written.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(file);
         }
-        if finished.send(part.file).is_err() {
+        if (is_last || part.ends_stretch()) && finished.send(part.file).is_err() {
             // Syncing failed, and says so itself.
             break;
         }
@@ -247,7 +293,7 @@ fn write_part(
 ) -> Result<PartHash> {
     let runs = match &part.source {
         Source::Content(content) => reader.runs(content)?,
-        Source::Leaf(leaf) => reader.leaf(&leaf.chunk, leaf.covers)?,
+        Source::Leaf(leaf, range) => part_of(reader.leaf(&leaf.chunk, leaf.covers)?, range),
     };
     let keys = reader.repository().keys().naming();
     let mut hasher = PartHasher { keys, zero_leaf, leaves: vec![], partial: vec![], crc: 0 };
@@ -337,5 +383,30 @@ impl PartHasher<'_> {
             self.leaves.push(self.keys.leaf(&self.partial));
         }
         PartHash { leaves: self.leaves, crc: self.crc, length }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use repo_format::ids::ChunkId;
+
+    use super::*;
+
+    #[test]
+    fn units_are_the_stretch_and_their_runs_are_those_of_it() {
+        let chunk = |first: u8, offset, length| {
+            let id = ChunkId::from_bytes([first; 32]);
+            Run::Chunk { id, offset, length }
+        };
+        let runs = [chunk(1, 10, 100), Run::Zero { length: 50 }, chunk(2, 0, 7)];
+        let part = |range| part_of(runs.to_vec(), &range);
+        assert_eq!(part(0..157), runs);
+        assert_eq!(part(0..1), [chunk(1, 10, 1)]);
+        assert_eq!(part(99..151), [chunk(1, 109, 1), Run::Zero { length: 50 }, chunk(2, 0, 1)]);
+        assert_eq!(part(110..120), [Run::Zero { length: 10 }]);
+        assert_eq!(part(152..157), [chunk(2, 2, 5)]);
+        let leaf = MapLeaf { chunk: ChunkId::from_bytes([3; 32]), covers: 2 * UNIT + 1 };
+        let ranges: Vec<_> = units(&leaf).map(|(_, range)| range).collect();
+        assert_eq!(ranges, [0..UNIT, UNIT..2 * UNIT, 2 * UNIT..2 * UNIT + 1]);
     }
 }

@@ -1,6 +1,7 @@
 //! What failures get: a clear error, a repository that is still sound, and a next run that works.
 
 mod backups;
+mod bases;
 mod commands;
 mod damage;
 mod golden_copy;

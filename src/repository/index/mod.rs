@@ -173,9 +173,25 @@ impl Index {
         self.len() == 0
     }
 
-    /// Whether a chunk is in the repository.
+    /// Whether a chunk is in the repository, with what it is a delta on if it is nowhere plain.
     pub fn contains(&self, id: &ChunkId) -> Result<bool> {
-        Ok(!self.table.find(&id.short()).map_err(Error::Scratch)?.is_empty())
+        for location in self.find(id)? {
+            if self.is_whole(&location)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether everything is there that the chunk at a place is a delta on. What nothing needs any more may be left of a
+    /// delta without it.
+    pub fn is_whole(&self, location: &ChunkLocation) -> Result<bool> {
+        for base in self.bases(location)? {
+            if self.find_base(&base, location.blob.kind)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Everywhere a chunk is, places where it is stored plain first.
