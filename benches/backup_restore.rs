@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod common;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -19,21 +20,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use barman::backup::Request;
-use barman::chunking::page_map::PageMaps;
 use barman::interrupt::Interrupt;
 use barman::progress::{Progress, Unobserved};
 use barman::repository::Repository;
-use barman::repository::slots::NewSlot;
 use barman::wal::arrival::Arrival;
-use repo_format::keys::Secret;
-use repo_format::slot::Credential;
 use support::Cluster;
 
+use common::{create_repository, request, setting};
+
 fn main() {
-    let setting = |name: &str, default: u32| -> u32 {
-        std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-    };
     let (version, scale) = (setting("BENCH_PG", 17), setting("BENCH_SCALE", 60));
     let rounds = setting("BENCH_ROUNDS", 3);
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -85,21 +80,8 @@ fn pg_basebackup(cluster: &Cluster, version: u32, directory: &Path) -> (Duration
 }
 
 async fn back_up(cluster: &Cluster, directory: &Path) -> (Duration, u64, u64, Arc<Repository>) {
-    let location = directory.join("repository");
-    let storage = barman::storage::location::storage_at(location.to_str().unwrap()).unwrap();
-    storage.prepare(None).await.unwrap();
-    let slot = NewSlot {
-        credential: Credential::KeyFile(Secret::from_bytes([7; 32])),
-        label: "bench".into(),
-        cost: Default::default(),
-    };
-    let repository =
-        Repository::create(storage, &slot, Default::default(), Default::default()).await.unwrap();
-    let repository = Arc::new(repository);
-    let connection = barman::postgres::conninfo::ConnInfo::parse(&cluster.conninfo()).unwrap();
-    let page_maps = PageMaps::new(directory.join("page-maps"));
-    let request = Request::new("bench", connection.clone(), connection, page_maps);
-    let request = Request { reserve: Some(0), ..request };
+    let repository = create_repository(&directory.join("repository")).await;
+    let request = request(cluster, directory);
     settle();
     let begun = Instant::now();
     let snapshot =

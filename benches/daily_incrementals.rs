@@ -1,7 +1,8 @@
 //! What a long series of incrementals costs: to store, and to restore the last one of.
 //!
 //! ```text
-//! cargo bench --bench daily_incrementals     # BENCH_PG=17 BENCH_SCALE=10 BENCH_DAYS=60 BENCH_TRANSACTIONS=4000
+//! cargo bench --bench daily_incrementals
+//! # BENCH_PG=17 BENCH_SCALE=10 BENCH_DAYS=60 BENCH_TRANSACTIONS=4000 BENCH_WORKLOAD=shop (both unless set)
 //! ```
 //!
 //! Each day the server works, and a backup is compared with the one before. What a restore of the last one would fetch and
@@ -10,46 +11,41 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod common;
 #[path = "../tests/support/mod.rs"]
 mod support;
-mod workload;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use barman::backup::{Incremental, Request, back_up};
-use barman::chunking::page_map::PageMaps;
 use barman::interrupt::Interrupt;
-use barman::postgres::conninfo::ConnInfo;
 use barman::progress::Unobserved;
 use barman::repository::Repository;
 use barman::repository::index::Index;
 use barman::repository::reader::Reader;
-use barman::repository::slots::NewSlot;
 use repo_format::chunk::ChunkKind;
 use repo_format::content::Run;
-use repo_format::keys::Secret;
-use repo_format::slot::Credential;
 use repo_format::snapshot::{Snapshot, Statistics};
 use repo_format::tree::{DirectoryRef, Node};
 use support::Cluster;
-use workload::Workload;
+
+use common::workload::Workload;
+use common::{create_repository, request, setting};
 
 fn main() {
-    let setting = |name: &str, default: u32| -> u32 {
-        std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-    };
     let (version, scale) = (setting("BENCH_PG", 17), setting("BENCH_SCALE", 10));
     let days = setting("BENCH_DAYS", 60);
     let transactions = setting("BENCH_TRANSACTIONS", 4000);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    for workload in Workload::ALL {
+    let wanted = std::env::var("BENCH_WORKLOAD").ok();
+    let wanted = |workload: &Workload| wanted.as_ref().is_none_or(|w| w == workload.name());
+    for workload in Workload::ALL.into_iter().filter(wanted) {
         let cluster = Cluster::builder(version).setting("wal_level", "replica").start();
         workload.load(&cluster, scale);
         let directory = tempfile::Builder::new().prefix("barman-bench").tempdir().unwrap();
-        let series = runtime.block_on(create(&directory.path().join("series")));
+        let series = runtime.block_on(create_repository(&directory.path().join("series")));
         let request = request(&cluster, directory.path());
         let full = runtime.block_on(made(&series, &request)).statistics;
         println!(
@@ -68,7 +64,7 @@ fn main() {
         tell("first", &stored[..1]);
         tell("mean", &stored);
         tell("mean of the last 10", &stored[stored.len().saturating_sub(10)..]);
-        let fresh = runtime.block_on(create(&directory.path().join("fresh")));
+        let fresh = runtime.block_on(create_repository(&directory.path().join("fresh")));
         let whole = Request { incremental: Incremental::None, ..request };
         let whole = runtime.block_on(made(&fresh, &whole));
         let (fetched, decoded) = needs(&runtime, &series, &last.unwrap());
@@ -86,25 +82,6 @@ fn tell(what: &str, all: &[Statistics]) {
         all.iter().map(bytes).sum::<u64>() / all.len() as u64 / 1000
     };
     println!("  {what}: new {} kB, stored {} kB", mean(|s| s.new_bytes), mean(|s| s.stored_bytes));
-}
-
-async fn create(location: &Path) -> Arc<Repository> {
-    let storage = barman::storage::location::storage_at(location.to_str().unwrap()).unwrap();
-    storage.prepare(None).await.unwrap();
-    let slot = NewSlot {
-        credential: Credential::KeyFile(Secret::from_bytes([7; 32])),
-        label: "bench".into(),
-        cost: Default::default(),
-    };
-    let created = Repository::create(storage, &slot, Default::default(), Default::default());
-    Arc::new(created.await.unwrap())
-}
-
-fn request(cluster: &Cluster, directory: &Path) -> Request {
-    let connection = ConnInfo::parse(&cluster.conninfo()).unwrap();
-    let page_maps = PageMaps::new(directory.join("page-maps"));
-    let request = Request::new("bench", connection.clone(), connection, page_maps);
-    Request { reserve: Some(0), ..request }
 }
 
 async fn made(repository: &Arc<Repository>, request: &Request) -> Snapshot {

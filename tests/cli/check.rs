@@ -158,13 +158,15 @@ fn archived(cluster: &Cluster, barman: &Barman) -> String {
 
 /// The object in the repository that holds a WAL file.
 fn object_of(barman: &Barman, name: &str) -> std::path::PathBuf {
+    // Not that of a backup in the segment, `<segment>.<offset>.backup`.
+    let start = format!("{name}-");
     let mut directories = vec![barman.repository().join("wal")];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 directories.push(path);
-            } else if path.file_name().unwrap().to_str().unwrap().starts_with(name) {
+            } else if path.file_name().unwrap().to_str().unwrap().starts_with(&start) {
                 return path;
             }
         }

@@ -1,7 +1,5 @@
 //! What servers do all day, for benchmarks.
 
-#![allow(dead_code, reason = "each benchmark uses some")]
-
 use crate::support::Cluster;
 
 /// A kind of database.
