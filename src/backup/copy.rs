@@ -33,6 +33,7 @@ use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
 use crate::postgres::error::FormatError;
 use crate::postgres::incremental_file::{IncrementalHeader, whole_path};
 use crate::postgres::page::PAGE_SIZE;
+use crate::postgres::relation_file::DEFAULT_SEGMENT_BLOCKS;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::writer::Writer;
@@ -300,6 +301,11 @@ impl Copy<'_> {
         let Some((before, former)) = self.known.former(path)? else {
             return Err(damaged_parent(&text).into());
         };
+        // Each block of it gets memory: a server may not ask for more than a segment can have, or than is there.
+        let known = before.size.div_ceil(PAGE_SIZE as u64) + header.blocks.len() as u64;
+        if u64::from(length) > known.max(u64::from(DEFAULT_SEGMENT_BLOCKS)) {
+            return Err(protocol(&format!("{text} is said to have {length} blocks")).into());
+        }
         let bytes = u64::from(length) * PAGE_SIZE as u64;
         if header.blocks.is_empty() && bytes == before.size && former.can_stay() {
             let leaves = former.leaves().map(<[_]>::to_vec).unwrap_or_default();

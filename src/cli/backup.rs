@@ -31,9 +31,9 @@ use crate::storage::patient::PatientStorage;
 
 /// Take a base backup of one or more servers.
 ///
-/// Reads the whole cluster over a replication connection and stores what the repository does not have
-/// yet: of pages that changed since the newest backup of the cluster, what changed in them. Every backup is
-/// complete by itself. The checks of 'barman check' come first, and a server that
+/// Reads the cluster over a replication connection, or what changed in it where the server knows that, and stores
+/// what the repository does not have yet: of pages that changed since the newest backup of the cluster, what
+/// changed in them. Every backup is complete by itself. The checks of 'barman check' come first, and a server that
 /// fails one is not backed up. Without --wait the backup is done when all files are stored; with it, when
 /// the WAL it needs has been archived too. A temporary replication slot keeps that WAL on the server meanwhile.
 /// With --wal stream it is not left to the server's archiving, but streamed beside the files.
