@@ -251,6 +251,9 @@ impl Attempt<'_> {
         self.require_room(&facts).await?;
         // Before the index is read, which then has all of it.
         let parent = self.parent(system.system_id).await?;
+        if let Some(parent) = &parent {
+            self.session.use_parent(parent.backup_name()).await?;
+        }
         let doomed = maintenance::doomed_packs(self.repository).await?;
         let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
         let options = WriterOptions { threads: self.request.threads, level: self.request.level };

@@ -132,7 +132,7 @@ impl Repository {
         let (slot, opened) = slots::unlock(storage.as_ref(), credential).await?;
         let keys = KeyRing::new(&opened.secrets)
             .map_err(|e| Error::damaged(ObjectName::KeySlot(slot).to_string(), e))?;
-        let config = newest_config(storage.as_ref(), &keys, &opened).await?;
+        let config = newest_config(storage.as_ref(), &keys, &opened, access).await?;
         if config.repository != opened.secrets.repository {
             return Err(Error::OtherRepository { location: storage.location() });
         }
@@ -295,16 +295,20 @@ async fn newest_config(
     storage: &dyn Storage,
     keys: &KeyRing,
     slot: &SlotSecrets,
+    access: Access,
 ) -> Result<Config> {
     let mut numbers = config_numbers(storage).await?;
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     for number in numbers.into_iter().take_while(|number| *number >= slot.config_number) {
         let name = ObjectName::Config(number).to_string();
         let object = match storage.get(&name).await {
-            // The slot has the very same.
-            Err(error) if number == slot.config_number => {
+            // The slot has the very same; and what a newer one allows matters only to who writes.
+            Err(error)
+                if number == slot.config_number
+                    || (access == Access::Read && error.is_damage()) =>
+            {
                 tracing::warn!("{error}");
-                break;
+                continue;
             }
             object => object?,
         };

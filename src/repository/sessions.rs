@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use repo_format::ids::SessionId;
-use repo_format::names::ObjectName;
+use repo_format::names::{BackupName, ObjectName};
 use repo_format::record::Record;
 use repo_format::session::{Activity, Session};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::error::{Error, Result};
@@ -33,7 +34,8 @@ const DECISION: Duration = Duration::from_secs(30);
 pub struct OwnSession {
     repository: Arc<Repository>,
     id: SessionId,
-    session: Session,
+    /// What it says of itself. Held while it beats, so that no beat is older than the one before it.
+    session: Arc<Mutex<Session>>,
     beat: Arc<AtomicU64>,
     /// Whether a beat was found missing once; it does not come back.
     fenced: Arc<AtomicBool>,
@@ -71,7 +73,7 @@ impl OwnSession {
         let mut own = OwnSession {
             repository,
             id: SessionId::from_bytes(id),
-            session,
+            session: Arc::new(Mutex::new(session)),
             beat: Arc::new(AtomicU64::new(0)),
             fenced: Arc::new(AtomicBool::new(false)),
             heart: None,
@@ -105,6 +107,15 @@ impl OwnSession {
                 Err(error)
             }
         }
+    }
+
+    /// Says that the backup is compared with an earlier one, which must not be deleted meanwhile. It is in the store
+    /// when this returns.
+    pub async fn use_parent(&self, parent: BackupName) -> Result<()> {
+        if let Activity::Backup { parents, .. } = &mut self.session.lock().await.activity {
+            *parents = vec![parent];
+        }
+        self.beat_once().await
     }
 
     /// The name of the session.
@@ -159,6 +170,7 @@ impl OwnSession {
         self.heart = Some(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(BEAT).await;
+                let session = session.lock().await;
                 if let Ok(false) = last_beat_is_there(&repository, id, &beat).await {
                     fenced.store(true, Ordering::SeqCst);
                 }
@@ -176,7 +188,7 @@ impl OwnSession {
     }
 
     async fn beat_once(&self) -> Result<()> {
-        put_beat(&self.repository, self.id, &self.session, &self.beat).await
+        put_beat(&self.repository, self.id, &*self.session.lock().await, &self.beat).await
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Fault {
     Refused,
     /// The call does its work, but its acknowledgement is lost: it reports an error.
     LostAcknowledgement,
+    /// As if the medium did not give back what is read.
+    Unreadable,
 }
 
 /// Wraps a storage and fails from its n-th call on.
@@ -48,7 +50,10 @@ impl FaultyStorage {
     }
 
     fn error(&self, operation: &'static str, name: &str) -> Error {
-        let cause = Cause::Io(std::io::Error::other("injected fault"));
+        let cause = Cause::Io(match self.fault {
+            Fault::Unreadable => rustix::io::Errno::IO.into(),
+            Fault::Refused | Fault::LostAcknowledgement => std::io::Error::other("injected fault"),
+        });
         Error { operation, name: name.to_owned(), location: self.location(), cause }
     }
 }

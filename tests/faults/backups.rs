@@ -116,6 +116,24 @@ fn a_silent_backup_is_taken_over_and_a_live_one_never() {
 }
 
 #[test]
+fn the_parent_of_a_running_backup_is_not_deleted() {
+    let (mut cluster, barman) = archiving("");
+    barman.ok(&["backup", "main", "--wait", "--name", "parent"]);
+    let running = barman.spawn(&["backup", "main", "--read", "full", "--bwlimit", "4000"]);
+    let refused = |barman: &Barman| {
+        let deleted = barman.run(&["delete", "main", "parent", "--dry-run"]);
+        deleted.status == 1 && deleted.stderr.contains("is in use by a backup of main")
+    };
+    wait_until(LIMIT, || refused(&barman));
+    assert!(has_started(&barman));
+    assert_eq!(barman.run(&["delete", "main", "parent"]).status, 1);
+    running.signal(Signal::TERM);
+    running.wait(LIMIT);
+    barman.ok(&["delete", "main", "parent"]);
+    cluster.stop(Shutdown::Fast);
+}
+
+#[test]
 fn several_servers_are_backed_up_at_a_time_and_failures_listed() {
     let (mut one, barman) = archiving("");
     let mut two = Cluster::builder(17).initdb("--wal-segsize=1").start();

@@ -323,6 +323,43 @@ fn what_only_reads_survives_a_failure_of_every_call() {
     });
 }
 
+#[test]
+fn a_newer_configuration_that_cannot_be_read_stops_only_who_writes() {
+    let barman = super::golden_copy::sandbox();
+    let place = barman.repository();
+    std::fs::write(place.join("config/2"), b"not what it should be").unwrap();
+    let key = barman::repository::key_file::read(&barman.key_file()).unwrap();
+    let credential = Credential::KeyFile(key);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (mut refused, mut found) = (false, false);
+        for n in 1.. {
+            let faulty = || {
+                let healthy = storage_at(place.to_str().unwrap()).unwrap();
+                Arc::new(FaultyStorage::new(healthy, n, true, Fault::Unreadable))
+            };
+            let is_of_it = |error: &str| error.contains("config/2");
+            if let Err(error) = Repository::open(faulty(), &credential, Access::Write).await {
+                refused |= is_of_it(&error.to_string());
+            }
+            let storage = faulty();
+            if let Ok(repository) =
+                Repository::open(storage.clone(), &credential, Access::Read).await
+            {
+                let report = check::check(&Arc::new(repository), false, &unobserved()).await;
+                let report = report.as_ref().map(|report| report.problems.as_slice());
+                let names = |problem: &check::Problem| is_of_it(&problem.object);
+                assert!(report.map_or(true, |problems| problems.iter().any(names)), "{report:?}");
+                found |= report.is_ok();
+            }
+            if storage.calls() < n {
+                break;
+            }
+        }
+        assert!(refused && found);
+    });
+}
+
 async fn restore_latest(
     storage: Arc<dyn Storage>,
     credential: &Credential,
