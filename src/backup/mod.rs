@@ -1,6 +1,7 @@
 //! Makes backups: reads a cluster, stores what the repository lacks, and commits a snapshot.
 //!
-//! The server streams ([`crate::postgres::base_backup`]), [`copy`] stores the files as they pass,
+//! The server streams ([`crate::postgres::base_backup`]) and [`copy`] stores the files as they pass, or [`local`] reads
+//! them on the server's host;
 //! [`tree`] gathers them, [`pages`] verifies checksums, [`parent`] knows what an earlier backup has, [`changed`] asks for no more than what changed since, [`held`] keeps or streams the WAL, and [`wait`] sees it
 //! arrive. What the server runs on is noted by [`environment`], and [`configuration`] keeps what lies outside the
 //! data directory.
@@ -10,9 +11,11 @@ pub mod configuration;
 pub mod copy;
 pub mod environment;
 pub mod held;
+mod local;
 pub mod pages;
 pub mod parent;
 pub mod shown;
+mod source;
 mod space;
 mod stream;
 pub mod tree;
@@ -48,7 +51,7 @@ use crate::wal::receive::Source;
 use changed::{Plan, Reading};
 use held::{Connected, HeldWal};
 use parent::{KnownPages, Parent};
-use stream::{Means, Read};
+use source::{Means, Read};
 
 /// A backup that is wanted.
 #[derive(Debug, Clone)]
@@ -59,6 +62,8 @@ pub struct Request {
     pub sql: ConnInfo,
     /// How to connect for replication.
     pub replication: ConnInfo,
+    /// Whether the server streams its files, or they are read on this host.
+    pub method: Method,
     /// The name that the user gives the backup.
     pub name: Option<String>,
     /// Whether it begins with a checkpoint at once.
@@ -73,7 +78,7 @@ pub struct Request {
     pub reserve: Option<u64>,
     /// Whether it is refused when it is not expected to find room.
     pub needs_room: bool,
-    /// Whether the WAL that it needs is streamed, and not left to the server's archiving.
+    /// Whether the WAL that it needs is taken, and not left to the server's archiving.
     pub stream_wal: bool,
     /// What it is compared with.
     pub incremental: Incremental,
@@ -90,6 +95,7 @@ impl Request {
             server: server.to_owned(),
             sql,
             replication,
+            method: Method::Stream,
             name: None,
             fast_checkpoint: true,
             max_rate: None,
@@ -126,7 +132,7 @@ pub struct Made {
     pub read_in_full: bool,
     /// Why everything was read though there was a parent, if the user did not ask for it.
     pub why_full: Option<String>,
-    /// The WAL that it needs, kept on the server until this is dropped, or still being streamed.
+    /// The WAL that it needs, kept on the server until this is dropped, or still being taken.
     pub wal: HeldWal,
 }
 
@@ -260,7 +266,10 @@ impl Attempt<'_> {
         let writer = Writer::new(self.repository.clone(), index, options)?;
         let known = self.known_pages(&writer, parent.as_ref());
         let wal = self.hold_wal(&host, &facts).await?;
-        let plan = changed::plan(self.reading, parent.as_ref().zip(known.parent.as_ref()), &facts);
+        let plan = match self.request.method {
+            Method::Local => Plan::Full(None),
+            _ => changed::plan(self.reading, parent.as_ref().zip(known.parent.as_ref()), &facts),
+        };
         let manifest = match (&plan, &parent) {
             (Plan::Changed { .. }, Some(parent)) => {
                 let (reader, parent) = (writer.reader().clone(), parent.clone());
@@ -269,9 +278,15 @@ impl Attempt<'_> {
             _ => None,
         };
         let means = Means { replication, writer, known, manifest, wal };
-        let streamed = stream::stream(self.request, &facts, means, self.progress).await?;
+        let taken = match self.request.method {
+            Method::Local => {
+                let sql = SqlConnection::connect(&sql_there).await?;
+                Box::pin(local::take(self.request, &facts, sql, means, self.progress)).await?
+            }
+            _ => Box::pin(stream::stream(self.request, &facts, means, self.progress)).await?,
+        };
         self.progress.phase("finishing", None);
-        let (mut copied, mut writer) = (streamed.copied, streamed.writer);
+        let (mut copied, mut writer) = (taken.copied, taken.writer);
         let page_map = copied.page_map.take();
         let keys = self.repository.clone();
         let stored = tokio::task::spawn_blocking(move || {
@@ -284,8 +299,8 @@ impl Attempt<'_> {
             stored.await.unwrap_or_else(|p| std::panic::resume_unwind(p.into_panic()))?;
         let existing = snapshots::of_server(self.repository, &self.request.server).await?;
         let (sequence, previous) = next_in_order(&existing);
-        let (start, stop) = (streamed.start, streamed.stop);
-        let read_in_full = streamed.reading != Read::Changed;
+        let (start, stop) = (taken.start, taken.stop);
+        let read_in_full = taken.reading != Read::Changed;
         let control = copied.control;
         let bad_pages = copied.pages.finish(start.lsn, stop.lsn);
         let server = servers::stored_name(self.repository, &self.request.server).await?;
@@ -301,7 +316,7 @@ impl Attempt<'_> {
             ended_at: now_micros(),
             host: host::name(),
             program: concat!("barman ", env!("CARGO_PKG_VERSION")).to_owned(),
-            method: Method::Stream,
+            method: self.request.method,
             cluster: Cluster {
                 version: facts.version,
                 catalog_version: control.catalog_version,
@@ -324,7 +339,7 @@ impl Attempt<'_> {
                 stop_timeline: stop.timeline.0,
             },
             root,
-            root_mode: streamed.directory_mode,
+            root_mode: taken.directory_mode,
             configuration,
             tablespaces: copied
                 .tablespaces
@@ -345,7 +360,7 @@ impl Attempt<'_> {
                 new_bytes: written.new_bytes,
                 stored_bytes: written.stored_bytes,
                 new_chunks: written.new_chunks,
-                copy_micros: u64::try_from(streamed.copy_began.elapsed().as_micros())
+                copy_micros: u64::try_from(taken.copy_began.elapsed().as_micros())
                     .unwrap_or(u64::MAX),
             },
             signature: None,
@@ -355,12 +370,12 @@ impl Attempt<'_> {
             let keep = || self.request.page_maps.keep(map.finish()?, &snapshot.backup_id);
             keep().unwrap_or_else(|error| not_kept(&error));
         }
-        let why_full = match (streamed.reading, plan) {
+        let why_full = match (taken.reading, plan) {
             (Read::FullAfterRefusal(why), _) => Some(format!("the server refused: {why}")),
             (Read::Full, Plan::Full(why)) => why,
             _ => None,
         };
-        Ok(Made { snapshot, read_in_full, why_full, wal: streamed.wal })
+        Ok(Made { snapshot, read_in_full, why_full, wal: taken.wal })
     }
 
     /// The backup that this one is compared with.

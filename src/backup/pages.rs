@@ -46,8 +46,25 @@ impl PageCheck {
         FileCheck { check: self, path, first, block: first, partial: Vec::new() }
     }
 
+    /// Adds what another thread found.
+    pub fn add(&mut self, other: PageCheck) {
+        self.more += other.more;
+        for suspect in other.suspects {
+            self.suspect(suspect);
+        }
+    }
+
+    fn suspect(&mut self, suspect: Suspect) {
+        if self.suspects.len() < MAX_SUSPECTS {
+            self.suspects.push(suspect);
+        } else {
+            self.more += 1;
+        }
+    }
+
     /// The pages that nothing explains, in a backup from `start` to `stop`.
-    pub fn finish(self, start: Lsn, stop: Lsn) -> BadPages {
+    pub fn finish(mut self, start: Lsn, stop: Lsn) -> BadPages {
+        self.suspects.sort_unstable_by(|a, b| (&a.path, a.block).cmp(&(&b.path, b.block)));
         let bad =
             self.suspects.into_iter().filter(|suspect| !(start..=stop).contains(&suspect.lsn));
         let bad: Vec<BadPage> =
@@ -89,19 +106,46 @@ impl FileCheck<'_> {
         self.partial.extend_from_slice(rest);
     }
 
+    /// Verifies the next bytes of the file, which begin with a page. One that is wrong may have been written while it was
+    /// read: it is read `again`, which is told where in the bytes it is and says whether that gave anything else.
+    pub fn update_or_read_again<E>(
+        &mut self,
+        bytes: &mut [u8],
+        mut again: impl FnMut(usize, &mut [u8; PAGE_SIZE]) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let (pages, rest) = bytes.as_chunks_mut::<PAGE_SIZE>();
+        for (at, page) in pages.iter_mut().enumerate() {
+            let mut bad = self.bad(page);
+            while bad.is_some() && again(at * PAGE_SIZE, page)? {
+                bad = self.bad(page);
+            }
+            self.note(bad);
+        }
+        self.partial.extend_from_slice(rest);
+        Ok(())
+    }
+
     /// Goes on with block `number` of the file.
     pub fn seek(&mut self, number: u32) {
         self.block = self.first.wrapping_add(number);
     }
 
     fn page(&mut self, page: &[u8; PAGE_SIZE]) {
-        if let PageVerdict::Bad { lsn, .. } = verify_page(page, self.block) {
-            if self.check.suspects.len() < MAX_SUSPECTS {
-                let suspect = Suspect { path: self.path.to_owned(), block: self.block, lsn };
-                self.check.suspects.push(suspect);
-            } else {
-                self.check.more += 1;
-            }
+        self.note(self.bad(page));
+    }
+
+    /// The LSN of the next page, if its checksum is wrong.
+    fn bad(&self, page: &[u8; PAGE_SIZE]) -> Option<Lsn> {
+        match verify_page(page, self.block) {
+            PageVerdict::Bad { lsn, .. } => Some(lsn),
+            PageVerdict::New | PageVerdict::Ok => None,
+        }
+    }
+
+    /// Goes on to the page after, and notes if this one was bad.
+    fn note(&mut self, bad: Option<Lsn>) {
+        if let Some(lsn) = bad {
+            self.check.suspect(Suspect { path: self.path.to_owned(), block: self.block, lsn });
         }
         self.block = self.block.wrapping_add(1);
     }

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, Sender};
 use tokio::task::{JoinError, JoinSet};
 
-use super::copy::{self, Copied, copy};
-use super::held::HeldWal;
-use super::parent::KnownPages;
+use super::copy::{self, copy};
+use super::source::{self, Means, Read, Taken};
 use super::{Request, ServerFacts};
 use crate::error::{Error, Kind, Result};
 use crate::postgres;
@@ -16,7 +15,6 @@ use crate::postgres::base_backup::{BaseBackup, BaseBackupOptions, Frame, WalPosi
 use crate::postgres::replication::ReplicationConnection;
 use crate::progress::Progress;
 use crate::repository::buffers::Buffers;
-use crate::repository::writer::Writer;
 
 /// Frames between the connection and the copy.
 const QUEUE: usize = 4;
@@ -28,50 +26,15 @@ const GATHERED: usize = 256 * 1024;
 /// What the server has sent is passed on when it is so old: one that sends slowly shall be seen to send.
 const AGE: Duration = Duration::from_millis(200);
 
-/// A backup whose files are stored, or on their way.
-pub struct Streamed {
-    /// What the backup was found to be.
-    pub copied: Copied,
-    /// What still has to be finished.
-    pub writer: Writer,
-    /// What the server sent.
-    pub reading: Read,
-    /// Where the backup begins.
-    pub start: WalPosition,
-    /// Where the backup is consistent.
-    pub stop: WalPosition,
-    /// The permission bits of the data directory.
-    pub directory_mode: u32,
-    /// The WAL that the backup needs.
-    pub wal: HeldWal,
-    /// When the checkpoint was done and the server began to send.
-    pub copy_began: Instant,
-}
-
-/// What a backup is made with.
-pub struct Means {
-    /// The connection that it is read over.
-    pub replication: ReplicationConnection,
-    /// Where its chunks go.
-    pub writer: Writer,
-    /// What is known of pages.
-    pub known: KnownPages,
-    /// The manifest of the parent, if only what changed since is to be read.
-    pub manifest: Option<File>,
-    /// The WAL that the backup will need: it is told where that begins and ends.
-    pub wal: HeldWal,
-}
-
 /// Takes a base backup.
 pub async fn stream(
     request: &Request,
     facts: &ServerFacts,
     means: Means,
     progress: &Progress,
-) -> Result<Streamed> {
+) -> Result<Taken> {
     let Means { mut replication, mut writer, known, manifest, mut wal } = means;
-    let mode = replication.show("data_directory_mode").await?;
-    let directory_mode = u32::from_str_radix(&mode, 8).unwrap_or(0o700);
+    let directory_mode = source::directory_mode(&mut replication).await?;
     let options = BaseBackupOptions {
         label: format!("barman backup of {}", request.server),
         fast_checkpoint: request.fast_checkpoint,
@@ -117,29 +80,9 @@ pub async fn stream(
     let stop = forwarded?;
     let (copied, writer) = copied?;
     let stop = stop.ok_or_else(|| Error::new(Kind::Postgres, "the base backup ended early"))?;
-    if start.timeline != stop.timeline {
-        return Err(Error::new(
-            Kind::Postgres,
-            format!(
-                "the server went from timeline {} to {} during the backup",
-                start.timeline, stop.timeline
-            ),
-        )
-        .hint("it was promoted: run the backup again"));
-    }
+    source::require_one_timeline(start, stop)?;
     wal.end_at(stop.lsn);
-    Ok(Streamed { copied, writer, reading, start, stop, directory_mode, wal, copy_began })
-}
-
-/// What a server sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Read {
-    /// Of relation files only the pages that changed.
-    Changed,
-    /// Everything, as was asked for.
-    Full,
-    /// Everything, because it refused to send what changed only.
-    FullAfterRefusal(String),
+    Ok(Taken { copied, writer, reading, start, stop, directory_mode, wal, copy_began })
 }
 
 /// Starts a base backup: of what changed since the backup of `manifest`, if the server does that.

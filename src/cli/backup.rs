@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use futures::{StreamExt, stream};
 use repo_format::note::Fact;
-use repo_format::snapshot::Snapshot;
+use repo_format::snapshot::{Method, Snapshot};
 use serde_json::json;
 
 use super::backup_info::{self, WalRange};
@@ -31,9 +31,9 @@ use crate::storage::patient::PatientStorage;
 
 /// Take a base backup of one or more servers.
 ///
-/// Reads the cluster over a replication connection, or what changed in it where the server knows that, and stores
-/// what the repository does not have yet: of pages that changed since the newest backup of the cluster, what
-/// changed in them. Every backup is complete by itself. The checks of 'barman check' come first, and a server that
+/// Reads the cluster over a replication connection, or what changed in it where the server knows that; with
+/// backup_method = local, its files on this host, by -j readers. Stores what the repository does not have yet: of
+/// pages that changed since the newest backup of the cluster, what changed in them. Every backup is complete by itself. The checks of 'barman check' come first, and a server that
 /// fails one is not backed up. Without --wait the backup is done when all files are stored; with it, when
 /// the WAL it needs has been archived too. A temporary replication slot keeps that WAL on the server meanwhile.
 /// With --wal stream it is not left to the server's archiving, but streamed beside the files.
@@ -263,6 +263,12 @@ impl Run<'_> {
         let Run { args, session, repositories, .. } = *self;
         let output = &session.output;
         server.ready_for_backup()?;
+        if server.reads_files && args.read == ReadWhat::Changed {
+            let message =
+                format!("server {} is backed up by reading all of its files", server.name);
+            return Err(Error::new(Kind::Usage, message)
+                .hint("--read changed is for backup_method = postgres"));
+        }
         let timeout = check::timeout(args.check_timeout, server);
         let interrupt = &session.interrupt;
         let checks = async {
@@ -362,6 +368,7 @@ impl Run<'_> {
             server: server.name.clone(),
             sql: remote::sql_conninfo(server)?,
             replication: remote::streaming_conninfo(server)?,
+            method: if server.reads_files { Method::Local } else { Method::Stream },
             name: args.name.clone(),
             fast_checkpoint: fast,
             max_rate: rate.map(|rate| rate.kilobytes_per_second),

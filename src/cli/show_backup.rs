@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use repo_format::environment::{Collation, Database, Environment};
-use repo_format::snapshot::{Cluster, Configuration, Snapshot};
+use repo_format::snapshot::{Cluster, Configuration, Method, Snapshot};
 use serde_json::{Value, json};
 
 use super::backup_info::{self, TYPE, WalRange, on_off, time};
@@ -112,7 +112,12 @@ fn base_backup(backup: &Backup, snapshot: &Snapshot) -> Value {
     let copy_time = Duration::from_micros(statistics.copy_micros);
     let throughput = statistics.bytes as f64 / copy_time.as_secs_f64().max(1e-6);
     json!({
-        "backup_method": "postgres",
+        "backup_method": match snapshot.method {
+            Method::Stream => "postgres",
+            Method::Local => "local",
+            Method::Agent => "rsync",
+            Method::Import => "import",
+        },
         "encryption": "xchacha20-poly1305",
         "compression": "zstd",
         "backup_size": human::size(statistics.bytes),

@@ -155,7 +155,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("backup_compression_location", Both, UNSET, COMPRESSES),
     option("backup_compression_workers", Both, UNSET, COMPRESSES),
     option("backup_directory", Server, Some("%(barman_home)s/%(name)s"), LAYOUT),
-    option("backup_method", Both, Some("postgres"), one_of(&["postgres"], &["rsync", "local-rsync", "snapshot"])),
+    option("backup_method", Both, Some("postgres"), one_of(&["postgres", "local", "local-rsync"], &["rsync", "snapshot"])),
     option("backup_options", Both, UNSET, later_unless(&["concurrent_backup", "external_configuration"])),
     option("bandwidth_limit", Both, UNSET, Supported),
     option("barman_home", Global, Some("/var/lib/barman"), Supported),

@@ -42,6 +42,8 @@ pub struct Server {
     pub slot_name: Option<String>,
     /// Whether WAL comes by `archive_command`.
     pub archiver: bool,
+    /// Whether backups read the files of the server on this host, and it does not stream them.
+    pub reads_files: bool,
     /// Whether a backup begins with a fast checkpoint instead of a spread one.
     pub immediate_checkpoint: bool,
     /// The most a backup may read from the server.
@@ -80,6 +82,9 @@ pub struct Server {
     pub effective: BTreeMap<&'static str, Effective>,
 }
 
+/// Values of `backup_method` with which barman reads the files of a server on this host; the second is Barman's.
+pub(super) const LOCAL_METHODS: [&str; 2] = ["local", "local-rsync"];
+
 /// A time limit; 0 is none.
 fn or_never(limit: Duration) -> Duration {
     const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -117,6 +122,9 @@ impl Server {
                 .unwrap_or_else(|| "barman_streaming_backup".to_owned()),
             slot_name: r.get("slot_name", values::slot_name),
             archiver: true,
+            reads_files: r
+                .text("backup_method")
+                .is_some_and(|method| LOCAL_METHODS.contains(&method.as_str())),
             immediate_checkpoint: r.get("immediate_checkpoint", values::boolean).unwrap_or(false),
             bandwidth_limit: r.get("bandwidth_limit", values::rate).flatten(),
             parallel_jobs: r.get("parallel_jobs", |v| values::integer(v, 1, 256)).unwrap_or(1),

@@ -246,7 +246,7 @@ fn every_wrong_value_is_found() {
 #[test]
 fn a_method_that_there_is_not_is_told_from_one_that_is_not_supported() {
     let s = server("backup_method = postgrse");
-    let words = "backup_method = postgrse is unknown: expected postgres (not supported yet: rsync,";
+    let words = "backup_method = postgrse is unknown: expected postgres or local or local-rsync (not supported yet: rsync,";
     assert!(errors(&s)[0].contains(words), "{:?}", s.messages);
     assert!(s.is_misconfigured());
     // One that is switched off is not told of all the time.
@@ -269,6 +269,16 @@ fn what_would_change_the_protection_refuses_backups() {
         let s = server(option);
         assert!(errors(&s)[0].contains("is not supported yet"), "{option}: {:?}", s.messages);
         assert!(!s.disabled && s.ready_for_backup().is_err(), "{option}");
+    }
+    for (option, reads_files) in [
+        ("", false),
+        ("backup_method = postgres", false),
+        ("backup_method = local", true),
+        ("backup_method = local-rsync", true),
+    ] {
+        let s = server(option);
+        assert!(s.ready_for_backup().is_ok(), "{option}: {:?}", s.messages);
+        assert_eq!(s.reads_files, reads_files, "{option}");
     }
     let inherited = load(
         "[barman]\nrepository = /r\nbackup_method = rsync\n[a]\nconninfo = host=a\n\

@@ -1,15 +1,17 @@
 //! SQL sessions: the questions backups, checks and status ask a server.
 
+mod backup;
 mod configuration;
 mod connect;
 mod environment;
 mod privileges;
 mod switch_wal;
 
+pub use backup::StoppedBackup;
 pub use configuration::{FileSetting, HbaRule, IdentMapping};
 pub use environment::Known;
 pub use privileges::{
-    FILES, GRANTS, Grant, HBA_RULES, IDENT_MAPPINGS, Privileges, quote_identifier,
+    FILES, GRANTS, Grant, HBA_RULES, IDENT_MAPPINGS, LOCAL, Privileges, quote_identifier,
 };
 pub use switch_wal::Write;
 
@@ -225,10 +227,7 @@ impl SqlConnection {
         let sql = "SELECT CASE WHEN pg_is_in_recovery() \
                    THEN (SELECT lpad(to_hex(timeline_id), 8, '0') FROM pg_control_checkpoint()) \
                    ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
-        let hex: String = self.value(sql, &[]).await?;
-        u32::from_str_radix(&hex, 16)
-            .map(TimelineId)
-            .map_err(|_| Error::Protocol(format!("{hex:?} is no timeline")))
+        timeline(&self.value::<String>(sql, &[]).await?)
     }
 
     /// The WAL file being written; `None` on a standby.
@@ -290,6 +289,13 @@ where
     T: for<'a> tokio_postgres::types::FromSql<'a>,
 {
     row.try_get(column).map_err(connect::error)
+}
+
+/// A timeline, as names of WAL files have it.
+fn timeline(hex: &str) -> Result<TimelineId, Error> {
+    u32::from_str_radix(hex, 16)
+        .map(TimelineId)
+        .map_err(|_| Error::Protocol(format!("{hex:?} is no timeline")))
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, Error> {

@@ -11,8 +11,8 @@
 //! the work itself while the workers have enough.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
@@ -69,18 +69,33 @@ pub struct Written {
 /// Takes chunks, and stores those that the repository lacks.
 #[derive(Debug)]
 pub struct Writer {
+    shared: Arc<Shared>,
+    /// Small chunks, those that have a former version apart.
+    groups: HashMap<(ChunkKind, bool), Job>,
+    /// Closed when it has no more to give.
+    queue: Option<Queue>,
+    /// What is at the other end of the queue; nothing in a writer beside the one that has it.
+    pipeline: Option<Pipeline>,
+    written: Written,
+}
+
+/// What writers beside each other share.
+#[derive(Debug)]
+struct Shared {
     repository: Arc<Repository>,
     index: Arc<Index>,
     reader: Arc<Reader>,
-    added: RowSet<SHORT_ID>,
-    /// Small chunks, those that have a former version apart.
-    groups: HashMap<(ChunkKind, bool), Job>,
+    added: Mutex<RowSet<SHORT_ID>>,
     buffers: Buffers,
-    queue: Option<Queue>,
     failure: Arc<Failure>,
+    level: i32,
+}
+
+/// The threads that compress, seal and upload.
+#[derive(Debug)]
+struct Pipeline {
     workers: Vec<JoinHandle<Result<()>>>,
-    packer: Option<JoinHandle<Result<Added>>>,
-    written: Written,
+    packer: JoinHandle<Result<Added>>,
 }
 
 /// The way to the workers.
@@ -130,11 +145,7 @@ impl Writer {
         let (sealed, blobs) = bounded::<SealedBlob>(threads * 4);
         let buffers = Buffers::new(BUFFERS, repository.config().chunking.page_maximum as usize);
         let reader = Arc::new(Reader::of_index_alone(repository.clone(), index.clone()));
-        let worker = || -> Result<Worker> {
-            let encoder = Encoder::new(options.level)?;
-            let (reader, sealed, buffers) = (reader.clone(), sealed.clone(), buffers.clone());
-            Ok(Worker { reader, encoder, sealed, buffers })
-        };
+        let worker = || Worker::new(&reader, &sealed, &buffers, options.level);
         let mut workers = Vec::with_capacity(threads);
         for _ in 0..(threads - 1).max(1) {
             let (mut worker, waiting, failure) = (worker()?, waiting.clone(), failure.clone());
@@ -150,34 +161,50 @@ impl Writer {
                 packer::pack(&repository, &runtime, &blobs, &failure).inspect_err(|_| failure.set())
             })
         };
+        let added = Mutex::new(RowSet::new(&host::scratch_directory()));
+        let level = options.level;
         Ok(Writer {
-            repository,
-            index,
-            reader,
-            added: RowSet::new(&host::scratch_directory()),
+            shared: Arc::new(Shared { repository, index, reader, added, buffers, failure, level }),
             groups: HashMap::new(),
-            buffers,
             queue: Some(queue),
-            failure,
-            workers,
-            packer: Some(packer),
+            pipeline: Some(Pipeline { workers, packer }),
             written: Written::default(),
         })
     }
 
+    /// A writer for another thread, which shares everything with this one. It must be finished before this one is.
+    pub fn beside(&self) -> Result<Writer> {
+        let queue = self.queue.as_ref().ok_or(Error::Interrupted)?;
+        let Shared { reader, buffers, level, .. } = self.shared.as_ref();
+        let own = Worker::new(reader, &queue.own.sealed, buffers, *level)?;
+        Ok(Writer {
+            shared: self.shared.clone(),
+            groups: HashMap::new(),
+            queue: Some(Queue { jobs: queue.jobs.clone(), own }),
+            pipeline: None,
+            written: Written::default(),
+        })
+    }
+
+    /// Counts what a writer beside this one has written.
+    pub fn count(&mut self, beside: Written) {
+        self.written.new_chunks += beside.new_chunks;
+        self.written.new_bytes += beside.new_bytes;
+    }
+
     /// The repository that is written to.
     pub fn repository(&self) -> &Arc<Repository> {
-        &self.repository
+        &self.shared.repository
     }
 
     /// Buffers for the contents of chunks; they come back when the chunks are stored.
     pub fn buffers(&self) -> &Buffers {
-        &self.buffers
+        &self.shared.buffers
     }
 
     /// Reads what the repository had when the writer was made.
     pub fn reader(&self) -> &Arc<Reader> {
-        &self.reader
+        &self.shared.reader
     }
 
     /// Stores a chunk if the repository lacks it.
@@ -200,13 +227,11 @@ impl Writer {
         content: Vec<u8>,
         former: Vec<BaseRange>,
     ) -> Result<()> {
-        if self.failure.happened() {
+        if self.shared.failure.happened() {
             return Err(self.fail());
         }
-        let is_new =
-            !self.index.contains(&id)? && self.added.insert(id.short()).map_err(Error::Scratch)?;
-        if !is_new {
-            self.buffers.give(content);
+        if !self.shared.is_new(&id)? {
+            self.shared.buffers.give(content);
             return Ok(());
         }
         self.written.new_chunks += 1;
@@ -220,13 +245,13 @@ impl Writer {
         let group = (kind, !former.is_empty());
         let job = self.groups.entry(group).or_insert_with(|| Job {
             header: BlobHeader { kind, chunks: vec![] },
-            content: self.buffers.take(),
+            content: self.shared.buffers.take(),
             former: vec![],
         });
         job.header.chunks.push(span);
         job.content.extend_from_slice(&content);
         job.former.extend(former);
-        self.buffers.give(content);
+        self.shared.buffers.give(content);
         if job.content.len() >= GROUP || job.header.chunks.len() >= GROUP_CHUNKS {
             let job = self.groups.remove(&group).expect("the group was just filled");
             return self.submit(job);
@@ -234,13 +259,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until everything is durable and the index says where it is.
+    /// Waits until everything is durable and the index says where it is. Beside another writer, which sees to that, it
+    /// only gives away the rest.
     pub fn finish(mut self) -> Result<Written> {
         for (_, group) in std::mem::take(&mut self.groups) {
             self.submit(group)?;
         }
-        let added = self.join()?;
-        self.written.stored_bytes = added.bytes;
+        if self.pipeline.is_some() {
+            self.written.stored_bytes = self.join()?.bytes;
+        }
+        self.queue = None;
         Ok(self.written)
     }
 
@@ -259,7 +287,7 @@ impl Writer {
     }
 
     /// The error of the part that failed.
-    fn fail(&mut self) -> Error {
+    pub fn fail(&mut self) -> Error {
         match self.join() {
             Err(error) => error,
             Ok(_) => Error::Interrupted,
@@ -268,15 +296,15 @@ impl Writer {
 
     fn join(&mut self) -> Result<Added> {
         self.queue = None;
+        let Some(Pipeline { workers, packer }) = self.pipeline.take() else {
+            return Err(Error::Interrupted);
+        };
         let mut result = Ok(());
-        for worker in self.workers.drain(..) {
+        for worker in workers {
             let ended = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             result = result.and(ended);
         }
-        let added = match self.packer.take() {
-            Some(packer) => packer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            None => Err(Error::Interrupted),
-        };
+        let added = packer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // What the packer says is the reason; workers then only find their queue closed.
         let added = added?;
         result?;
@@ -285,12 +313,21 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// A writer that is not finished stops without uploading what it still holds.
+    /// A writer that is not finished stops without uploading what it still holds, and with it those beside it:
+    /// they count on it.
     fn drop(&mut self) {
-        if self.packer.is_some() {
-            self.failure.set();
+        if self.queue.is_some() {
+            self.shared.failure.set();
             let _ = self.join();
         }
+    }
+}
+
+impl Shared {
+    /// Whether neither the repository has a chunk, nor any of the writers.
+    fn is_new(&self, id: &ChunkId) -> Result<bool> {
+        let added = || self.added.lock().unwrap_or_else(PoisonError::into_inner).insert(id.short());
+        Ok(!self.index.contains(id)? && added().map_err(Error::Scratch)?)
     }
 }
 
@@ -304,6 +341,17 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(
+        reader: &Arc<Reader>,
+        sealed: &Sender<SealedBlob>,
+        buffers: &Buffers,
+        level: i32,
+    ) -> Result<Self> {
+        let encoder = Encoder::new(level)?;
+        let (reader, sealed, buffers) = (reader.clone(), sealed.clone(), buffers.clone());
+        Ok(Worker { reader, encoder, sealed, buffers })
+    }
+
     fn work(&mut self, job: Job) -> Result<()> {
         let body = self.encode(&job)?;
         self.buffers.give(job.content);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::connect::connect;
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::sql::{ArchiverStatus, Privileges, SqlConnection};
+use crate::postgres::sql::{ArchiverStatus, LOCAL, Privileges, SqlConnection};
 
 /// How long a command that only shows things waits for a server.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -56,7 +56,7 @@ impl Remote {
     pub async fn ask(server: &Server) -> Result<Self> {
         let asked = async {
             let sql = connect(server).await?;
-            let asked = Remote::ask_over(&sql).await;
+            let asked = Remote::ask_over(server, &sql).await;
             let size = sql.total_size().await.ok();
             sql.close().await;
             Ok(Remote { size, ..asked? })
@@ -69,7 +69,7 @@ impl Remote {
 
     /// Asks over a connection that is there, but for the size: to answer that, the server looks at every
     /// file it has.
-    pub async fn ask_over(sql: &SqlConnection) -> Result<Self> {
+    pub async fn ask_over(server: &Server, sql: &SqlConnection) -> Result<Self> {
         Ok(Remote {
             version: sql.server_version().to_owned(),
             version_num: sql.server_version_num().await?,
@@ -82,7 +82,7 @@ impl Remote {
             segment_size: sql.wal_segment_size().await?.bytes(),
             settings: sql.settings(&SETTINGS).await?,
             archiver: sql.archiver_status().await?,
-            privileges: sql.privileges().await?,
+            privileges: sql.privileges(if server.reads_files { &LOCAL } else { &[] }).await?,
         })
     }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::ConnInfo;
 use crate::postgres::conninfo::{Address, SslMode};
 use crate::postgres::sql::{
-    FILES, GRANTS, HBA_RULES, IDENT_MAPPINGS, SqlConnection, quote_identifier,
+    FILES, GRANTS, HBA_RULES, IDENT_MAPPINGS, LOCAL, SqlConnection, quote_identifier,
 };
 use crate::server::connect;
 
@@ -100,7 +100,7 @@ fn write(
     } else {
         writeln!(out, "-- For SQL (conninfo). It reads no table.")?;
         role(out, &sql.user, "LOGIN")?;
-        grants(out, &sql.user)?;
+        grants(out, server, &sql.user)?;
         writeln!(
             out,
             "-- For the files of the cluster and WAL (streaming_conninfo): REPLICATION reads every file,"
@@ -109,7 +109,7 @@ fn write(
         role(out, &streaming.user, "LOGIN REPLICATION")?;
     }
     if sql.user == streaming.user {
-        grants(out, &sql.user)?;
+        grants(out, server, &sql.user)?;
     }
     writeln!(out, "COMMIT;\n")?;
     passwords(out, sql, streaming)?;
@@ -135,8 +135,9 @@ fn role(out: &mut String, name: &str, attributes: &str) -> std::fmt::Result {
     writeln!(out, "ALTER ROLE {role} {attributes};\n")
 }
 
-fn grants(out: &mut String, role: &str) -> std::fmt::Result {
-    for grant in GRANTS {
+fn grants(out: &mut String, server: &Server, role: &str) -> std::fmt::Result {
+    let local = if server.reads_files { LOCAL.as_slice() } else { &[] };
+    for grant in GRANTS.iter().chain(local) {
         writeln!(out, "-- {}", grant.reason)?;
         writeln!(out, "{};", grant.statement(role))?;
     }

@@ -10,6 +10,7 @@ mod forks;
 mod identity;
 mod incremental;
 mod layouts;
+mod local;
 mod moments;
 mod nothing;
 mod pages;

@@ -84,6 +84,30 @@ fn the_roles_of_the_script_are_enough_and_none_of_their_rights_is_too_much() {
 }
 
 #[track_caller]
+#[test]
+fn where_files_are_read_two_more_functions_are_granted() {
+    let mut cluster = Cluster::builder(17).initdb("--wal-segsize=1").start();
+    let barman = Barman::initialised();
+    with_roles(&barman, &cluster, "barman", "streaming_barman");
+    let streamed = run_script(&barman, &cluster);
+    assert!(!streamed.contains("pg_backup_start"), "{streamed}");
+    barman.archive_from("main", &mut cluster);
+    let config = barman.path("servers.d/main.conf");
+    let text = std::fs::read_to_string(&config).unwrap();
+    account::write_file(&config, &format!("{text}backup_method = local\n"));
+    let check = barman.run(&["check", "main"]);
+    assert_eq!(check.status, 1, "{check}");
+    assert!(check.stdout.contains("pg_backup_stop(boolean) TO"), "{check}");
+    assert_eq!(barman.run(&["backup", "main"]).status, 1);
+    run_script(&barman, &cluster);
+    barman.ok(&["check", "main"]);
+    let backup = barman.ok(&["backup", "main", "--wait", "--wait-timeout", "60"]);
+    assert_eq!(backup.stderr, "");
+    let refused = barman.run(&["backup", "main", "--read", "changed"]);
+    assert!(refused.stderr.contains("backup_method = postgres"), "{refused}");
+    cluster.stop(Shutdown::Fast);
+}
+
 fn restores(barman: &Barman, version: u32) {
     let restored = barman.path("restored");
     account::make_dir(&restored);

@@ -31,7 +31,7 @@ async fn facts_about_a_server() {
         let here: Lsn = sql.current_lsn().await.unwrap();
         assert!(sql.create_restore_point("a point").await.unwrap() > here);
         assert!(sql.replication_slots().await.unwrap().is_empty());
-        assert!(sql.privileges().await.unwrap().can_backup());
+        assert!(sql.privileges(&[]).await.unwrap().can_backup());
     }
 }
 
@@ -55,13 +55,13 @@ async fn missing_privileges_are_named_and_granting_them_is_enough() {
     cluster.psql("CREATE ROLE \"Poor\" LOGIN");
     let info = conninfo(&cluster, &cluster.conninfo().replace("user=postgres", "user=Poor"));
     let sql = SqlConnection::connect(&info).await.unwrap();
-    let before = sql.privileges().await.unwrap();
+    let before = sql.privileges(&[]).await.unwrap();
     assert!(!before.can_backup() && !before.can_replicate());
     assert_eq!(before.missing.len(), 4, "{before:?}");
     let refused = sql.create_restore_point("no").await.unwrap_err();
     assert!(refused.is_code("42501") && refused.hint().is_some());
     cluster.psql(&before.missing.join(";"));
-    let after = sql.privileges().await.unwrap();
+    let after = sql.privileges(&[]).await.unwrap();
     assert!(after.can_backup(), "{after:?}");
     // Without the right to do a checkpoint, too.
     assert!(sql.switch_wal(Write::Checkpoint).await.unwrap().is_some());

@@ -39,6 +39,17 @@ pub const GRANTS: [Grant; 4] = [
     },
 ];
 
+/// What it needs besides where barman reads the files of the cluster itself (`backup_method = local`).
+pub const LOCAL: [Grant; 2] = [
+    Grant {
+        what: Granted::Function("pg_catalog.pg_backup_start(text,boolean)"),
+        reason: FOR_LOCAL,
+    },
+    Grant { what: Granted::Function("pg_catalog.pg_backup_stop(boolean)"), reason: FOR_LOCAL },
+];
+
+const FOR_LOCAL: &str = "to tell the server when files are read (backup_method = local)";
+
 /// What lets the role see the rules of pg_hba.conf, which a backup keeps where it may not read the file.
 pub const HBA_RULES: [Grant; 2] = [
     Grant { what: Granted::View("pg_catalog.pg_hba_file_rules"), reason: FOR_RULES },
@@ -115,14 +126,14 @@ impl Privileges {
 }
 
 impl SqlConnection {
-    /// Looks up what the role may do.
-    pub async fn privileges(&self) -> Result<Privileges, Error> {
+    /// Looks up what the role may do, where it needs `more` than all [`GRANTS`].
+    pub async fn privileges(&self, more: &[Grant]) -> Result<Privileges, Error> {
         let sql = "SELECT rolname::text, current_database()::text, rolsuper, rolreplication \
                    FROM pg_roles WHERE rolname = current_user";
         let row = self.row(sql, &[]).await?;
         let (role, superuser): (String, bool) = (get(&row, 0)?, get(&row, 2)?);
         let mut missing = Vec::new();
-        for grant in GRANTS.iter().filter(|_| !superuser) {
+        for grant in GRANTS.iter().chain(more).filter(|_| !superuser) {
             if !self.has(grant).await? {
                 missing.push(grant.statement(&role));
             }

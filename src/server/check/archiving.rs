@@ -177,7 +177,7 @@ pub(super) async fn first_wal(
         loop {
             let wal = repository::wal::of_system(repository, &server.name, system_id).await?;
             if !wal.is_empty() && !sql.archiver_status().await?.is_failing() {
-                return Ok(Some(Remote::ask_over(sql).await?));
+                return Ok(Some(Remote::ask_over(server, sql).await?));
             }
             tokio::time::sleep(POLL).await;
         }

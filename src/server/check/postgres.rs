@@ -24,7 +24,7 @@ pub(super) async fn check(
 ) -> Option<Running> {
     let asked = patience.wait(async {
         let sql = connect::connect(server).await?;
-        let remote = Remote::ask_over(&sql).await?;
+        let remote = Remote::ask_over(server, &sql).await?;
         Ok(Running { sql, remote })
     });
     let running = report.outcome("PostgreSQL", asked.await)?;
@@ -76,7 +76,7 @@ pub(super) async fn check_primary(
     report.should("PostgreSQL server is standby", standby, if standby { "" } else { hint });
     let asked = patience.wait(async {
         let Some(sql) = connect::connect_to_primary(server).await? else { return Ok(None) };
-        let remote = Remote::ask_over(&sql).await?;
+        let remote = Remote::ask_over(server, &sql).await?;
         Ok::<_, Error>(Some(Running { sql, remote }))
     });
     match asked.await {
