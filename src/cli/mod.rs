@@ -18,6 +18,7 @@ pub mod output;
 pub mod progress;
 pub mod remote;
 pub mod table;
+pub mod target;
 pub mod watchdog;
 
 pub mod agent;

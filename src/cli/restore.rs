@@ -11,12 +11,10 @@ use repo_format::snapshot::Snapshot;
 
 use super::Session;
 use super::open::Repositories;
-use super::output::Output;
-use crate::catalog::resolve::Reach;
-use crate::catalog::{Backup, Catalog};
+use super::target::{Target, choose};
+use crate::catalog::Catalog;
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::lsn::TimelineId;
 use crate::progress::Progress;
 use crate::repository::{Access, Repository, host};
 use crate::restore::agent::client::OtherHost;
@@ -24,7 +22,7 @@ use crate::restore::destination::{Destination, ThisHost};
 use crate::restore::hold::Hold;
 use crate::restore::programs::shell_word;
 use crate::restore::settings::WalSource;
-use crate::restore::target::{self, Action, Moment, TargetTimeline};
+use crate::restore::target::{self, Action, Moment};
 use crate::restore::{self, Prepared, Request};
 use report::Done;
 
@@ -130,27 +128,6 @@ pub struct Args {
     /// What Barman has and is refused here.
     #[command(flatten)]
     pub missing: Missing,
-}
-
-/// Where recovery ends; at most one of them.
-#[derive(Debug, clap::Args)]
-#[group(multiple = false)]
-pub struct Target {
-    /// End recovery at this time, for example "2026-01-01 12:00:00+01"; without an offset, of this host's time zone
-    #[arg(long, value_name = "TIME")]
-    pub target_time: Option<String>,
-    /// End recovery with this transaction
-    #[arg(long, value_name = "XID")]
-    pub target_xid: Option<String>,
-    /// End recovery at this WAL location
-    #[arg(long, value_name = "LSN")]
-    pub target_lsn: Option<String>,
-    /// End recovery at this restore point (pg_create_restore_point)
-    #[arg(long, value_name = "NAME")]
-    pub target_name: Option<String>,
-    /// End recovery as soon as the backup is consistent
-    #[arg(long)]
-    pub target_immediate: bool,
 }
 
 /// What PostgreSQL does when it has reached the target.
@@ -292,15 +269,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let server = interrupt.unless(server).await?.into_owned();
     let repository = interrupt.unless(repositories.of(&server, Access::Read)).await?;
     let catalog = interrupt.unless(Catalog::load(&repository, &server.name)).await?;
-    let backup = match args.backup_id.as_str() {
-        "auto" => {
-            let reach = target.reach()?;
-            let chosen = catalog.find_for(&reach)?;
-            tell_passed_over(&session.output, &catalog, chosen, &reach);
-            chosen
-        }
-        id => catalog.find(id)?,
-    };
+    let backup = choose(&args.backup_id, &catalog, &target, &session.output, "restore")?;
     let snapshot = backup.usable()?;
     session.output.info(format!(
         "{} backup {} of server {} to {}",
@@ -346,26 +315,6 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let access = (!session.config.is_enough()).then_some(&server.repository);
     report::report(&session.output, &prepared, &done, access, begun);
     Ok(())
-}
-
-/// Says that the newest backup is not the chosen one: what it has is on a timeline that was left, as when a clone
-/// has archived as the server that it was made of.
-fn tell_passed_over(output: &Output, catalog: &Catalog, chosen: &Backup, reach: &Reach) {
-    let Some((newer, followed)) = catalog.passed_over(chosen, reach) else { return };
-    let own = newer.snapshot.as_ref().map_or(0, |snapshot| snapshot.wal.stop_timeline);
-    let (id, chosen, server) = (&newer.id, &chosen.id, &catalog.server);
-    let message = format!(
-        "backup {chosen} is chosen, and {id}, which is newer, is passed over: it is on timeline {own}, and \
-         timeline {followed} does not lead on from it"
-    );
-    if reach.timeline.is_some() {
-        output.info(message);
-    } else {
-        output.warning(format!(
-            "{message}. Timeline {followed} is the newest of the archive; if it is not the one that you want, \
-             for example a clone's: barman restore {server} {id} … --target-tli current"
-        ));
-    }
 }
 
 async fn plan(
@@ -415,33 +364,8 @@ impl Args {
     }
 
     fn target(&self) -> Result<target::Target> {
-        let wrong = |what: &str, text: &str, form: &str| {
-            Error::new(Kind::Usage, format!("{text:?} is not {what}")).hint(form.to_owned())
-        };
-        let given = &self.target;
-        let moment = if let Some(time) = &given.target_time {
-            Moment::Time(target::parse_time(time)?)
-        } else if let Some(lsn) = &given.target_lsn {
-            Moment::Lsn(lsn.parse().map_err(|_| wrong("an LSN", lsn, "write it like 0/3000060"))?)
-        } else if let Some(xid) = &given.target_xid {
-            Moment::Xid(xid.parse().map_err(|_| wrong("a transaction id", xid, "it is a number"))?)
-        } else if let Some(name) = &given.target_name {
-            Moment::Name(name.clone())
-        } else if given.target_immediate {
-            Moment::Immediate
-        } else {
-            Moment::Latest
-        };
-        let timeline = match self.target_tli.as_deref() {
-            None | Some("latest") => TargetTimeline::Latest,
-            Some("current") => TargetTimeline::Current,
-            Some(text) => {
-                let number = text.parse::<u32>().ok().filter(|number| *number > 0);
-                let form = "give a number, 'latest' or 'current'";
-                let number = number.ok_or_else(|| wrong("a timeline", text, form))?;
-                TargetTimeline::Number(TimelineId(number))
-            }
-        };
+        let moment = self.target.moment()?;
+        let timeline = super::target::timeline(self.target_tli.as_deref())?;
         if self.target_action.is_some() && moment == Moment::Latest {
             return Err(Error::new(Kind::Usage, "--target-action needs a target")
                 .hint("without one the server is promoted at the end of the archive"));
