@@ -16,6 +16,7 @@ pub mod human;
 pub mod interrupt;
 pub mod postgres;
 pub mod progress;
+pub mod rehearsal;
 pub mod repository;
 pub mod restore;
 pub mod server;

@@ -18,7 +18,7 @@ use repo_format::snapshot::Snapshot;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::lsn::{Lsn, TimelineId};
 use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize, segments_between};
-use crate::repository::notes::{self, BackupNotes};
+use crate::repository::notes::{self, BackupNotes, Rehearsal};
 use crate::repository::servers::stored_name;
 use crate::repository::snapshots::DamagedSnapshot;
 use crate::repository::wal::StoredWal;
@@ -74,6 +74,8 @@ pub struct Backup {
     pub keep: Option<KeepTarget>,
     /// How it failed, if it did.
     pub failure: Option<Failure>,
+    /// How its last rehearsal ended, if it had any.
+    pub rehearsal: Option<Rehearsal>,
     /// Whether there is a snapshot that cannot be read.
     pub is_unreadable: bool,
     /// Notes about it that are damaged; what they say is not known.
@@ -296,6 +298,7 @@ fn with_snapshot(
         snapshot: Some(snapshot.clone()),
         keep: notes.keep,
         failure: notes.failure,
+        rehearsal: notes.rehearsal,
         is_unreadable: false,
         unreadable_notes: notes.unreadable,
         running,
@@ -310,6 +313,7 @@ fn without_snapshot(id: String, notes: BackupNotes, running: Option<Session>) ->
         snapshot: None,
         keep: notes.keep,
         failure: notes.failure,
+        rehearsal: notes.rehearsal,
         is_unreadable: false,
         unreadable_notes: notes.unreadable,
         running,

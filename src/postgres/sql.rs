@@ -6,6 +6,7 @@ mod connect;
 mod environment;
 mod privileges;
 mod switch_wal;
+mod trial;
 
 pub use backup::StoppedBackup;
 pub use configuration::{FileSetting, HbaRule, IdentMapping};
@@ -14,6 +15,7 @@ pub use privileges::{
     FILES, GRANTS, Grant, HBA_RULES, IDENT_MAPPINGS, LOCAL, Privileges, quote_identifier,
 };
 pub use switch_wal::Write;
+pub use trial::{Answer, DatabaseInfo, Relations, Replayed};
 
 use super::error::Error;
 use super::lsn::{Lsn, SystemId, TimelineId};

@@ -1,6 +1,7 @@
 //! Notes about backups: kept, failed, deleted. The newest of its kind wins.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use repo_format::names::{ObjectName, escape};
@@ -19,14 +20,30 @@ pub struct BackupNotes {
     pub failure: Option<Failure>,
     /// Whether the backup was deleted.
     pub deleted: bool,
+    /// How its last rehearsal ended, if it had any.
+    pub rehearsal: Option<Rehearsal>,
     /// The notes that cannot be read; what they say is not known.
     pub unreadable: Vec<String>,
     /// The highest number of a note.
     last: u64,
 }
 
+/// A restore of a backup for trial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rehearsal {
+    /// When it was noted, by the store's clock.
+    pub at: SystemTime,
+    /// The host that it was on.
+    pub host: String,
+    /// Whether the restored server proved good.
+    pub good: bool,
+    /// What was found, for people.
+    pub report: String,
+}
+
 impl BackupNotes {
-    fn apply(&mut self, note: Note) {
+    /// Applies a note that came to the store at a time.
+    fn apply(&mut self, note: Note, at: SystemTime) {
         match note.fact {
             Fact::Keep(_) | Fact::Release => {
                 self.keep = match note.fact {
@@ -39,7 +56,9 @@ impl BackupNotes {
             Fact::Failed(failure) => self.failure = Some(failure),
             Fact::Deleted { .. } => self.deleted = true,
             Fact::Undeleted => self.deleted = false,
-            Fact::Rehearsed { .. } => {}
+            Fact::Rehearsed { good, report } => {
+                self.rehearsal = Some(Rehearsal { at, host: note.host, good, report });
+            }
         }
     }
 }
@@ -89,19 +108,21 @@ async fn below(
     repository: &Repository,
     prefix: &str,
 ) -> Result<BTreeMap<(String, String), BackupNotes>> {
-    let mut names: Vec<(String, String, u64)> = repository
+    let mut names: Vec<(String, String, u64, SystemTime)> = repository
         .storage()
         .list(prefix)
         .await?
         .iter()
         .filter_map(|object| match ObjectName::parse(&object.name)? {
-            ObjectName::Note { server, backup_id, number } => Some((server, backup_id, number)),
+            ObjectName::Note { server, backup_id, number } => {
+                Some((server, backup_id, number, object.modified))
+            }
             _ => None,
         })
         .collect();
     names.sort_unstable();
     let mut notes: BTreeMap<(String, String), BackupNotes> = BTreeMap::new();
-    for (server, backup_id, number) in names {
+    for (server, backup_id, number, at) in names {
         let name =
             ObjectName::Note { server: server.clone(), backup_id: backup_id.clone(), number };
         let note = match repository.storage().get(&name.to_string()).await {
@@ -114,7 +135,7 @@ async fn below(
         let known = notes.entry((server, backup_id)).or_default();
         known.last = number;
         match note {
-            Ok(note) => known.apply(note),
+            Ok(note) => known.apply(note, at),
             Err(error) => {
                 let error = crate::error::Error::from(error);
                 tracing::warn!("{name} is damaged, and left out: {error}");

@@ -68,6 +68,12 @@ impl Owner {
         chown(path, Some(self.user), Some(self.group))
     }
 
+    /// Has a program run as this user.
+    pub fn run(self, command: &mut Command) {
+        use std::os::unix::process::CommandExt;
+        command.uid(self.user).gid(self.group);
+    }
+
     /// The name of the user, or its number.
     pub fn name(self) -> String {
         let number = self.user.to_string();
