@@ -8,12 +8,25 @@ use super::human;
 use crate::catalog::{Backup, segment_size};
 use crate::postgres::lsn::{Lsn, TimelineId};
 use crate::postgres::wal_name::{SegmentName, SegmentNo, SegmentSize};
+use crate::repository::notes::Rehearsal;
 
 /// Barman's letter for a complete backup in `list-backups`; every backup here is one.
 pub const LETTER: &str = "F";
 
 /// Barman's word for the same.
 pub const TYPE: &str = "full";
+
+/// How the last rehearsal of a backup ended, for which Barman has no words.
+pub fn rehearsal(rehearsal: &Rehearsal) -> Value {
+    let time = Timestamp::try_from(rehearsal.at).unwrap_or_default();
+    json!({
+        "time": human::time(time),
+        "time_timestamp": human::epoch(time),
+        "good": rehearsal.good,
+        "report": rehearsal.report,
+        "host": rehearsal.host,
+    })
+}
 
 /// All fields of `backup.info` of a backup that has one of Barman's states.
 pub fn fields(server: &str, backup: &Backup) -> Map<String, Value> {

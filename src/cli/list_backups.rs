@@ -117,6 +117,9 @@ fn describe(backup: &Backup, retention: Retention) -> Value {
         shown["wal_size"] = json!(human::size(sizes.wal));
         shown["retention_status"] = json!(retention.name());
     }
+    if let Some(rehearsal) = &backup.rehearsal {
+        shown["rehearsal"] = backup_info::rehearsal(rehearsal);
+    }
     shown
 }
 

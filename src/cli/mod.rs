@@ -34,6 +34,7 @@ pub mod list_backups;
 pub mod list_files;
 pub mod list_servers;
 pub mod put_wal;
+pub mod rehearse;
 pub mod repo;
 pub mod restore;
 pub mod setup_sql;
@@ -94,6 +95,7 @@ const EXAMPLES: &str = "EXAMPLES:
   barman backup main --wait          Back up server 'main' and wait for the WAL it needs
   barman list-backups main           Show its backups
   barman restore main latest /srv/pg Restore the latest one
+  barman rehearse main latest        Prove that it can be restored: restore it for trial
   barman help backup                 Tell all about one command";
 
 /// Options of every command.
@@ -162,6 +164,7 @@ enum Command {
     Keep(keep::Args),
     #[command(visible_alias = "recover")]
     Restore(Box<restore::Args>),
+    Rehearse(rehearse::Args),
     #[command(name = "verify-backup", visible_alias = "verify")]
     VerifyBackup(verify_backup::Args),
     #[command(name = "switch-wal", visible_alias = "switch-xlog")]
@@ -298,7 +301,8 @@ pub async fn run(invocation: Invocation) -> ExitCode {
             report_doubts(&config, &output, &command);
             let interrupt = listen(&command, &output);
             let mut session = Session { config, output, interrupt: interrupt.clone() };
-            let ends_itself = matches!(command, Command::Backup(_) | Command::Restore(_));
+            let ends_itself =
+                matches!(command, Command::Backup(_) | Command::Restore(_) | Command::Rehearse(_));
             let run = AssertUnwindSafe(dispatch(command, &mut session)).catch_unwind();
             let run = Box::pin(async { run.await.unwrap_or_else(|_| Err(bug())) });
             let result = if ends_itself { run.await } else { interrupt.unless(run).await };
@@ -412,6 +416,7 @@ async fn dispatch(command: Command, session: &mut Session) -> Result<()> {
         Command::Delete(args) => delete::run(args, session).await,
         Command::Keep(args) => keep::run(args, session).await,
         Command::Restore(args) => restore::run(*args, session).await,
+        Command::Rehearse(args) => rehearse::run(args, session).await,
         Command::VerifyBackup(args) => verify_backup::run(args, session).await,
         Command::SwitchWal(args) => switch_wal::run(args, session).await,
         Command::WalArchive(args) => wal_archive::run(args, session).await,

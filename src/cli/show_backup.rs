@@ -92,6 +92,9 @@ fn describe(server: &Server, catalog: &Catalog, backup: &Backup) -> Value {
         "next_backup": id(next),
     });
     shown["repository_information"] = repository(snapshot);
+    if let Some(rehearsal) = &backup.rehearsal {
+        shown["rehearsal_information"] = backup_info::rehearsal(rehearsal);
+    }
     if let Some(told) = &snapshot.environment {
         shown["environment_information"] = environment(told, cluster.version);
     }
@@ -341,6 +344,16 @@ const SECTIONS: &[Section] = &[
             ("Bad pages", "bad_pages"),
             ("Made by", "program"),
             ("Made on", "host"),
+        ],
+    ),
+    (
+        "Rehearsal information",
+        "rehearsal_information",
+        &[
+            ("Last rehearsal", "time"),
+            ("Good", "good"),
+            ("Found", "report"),
+            ("Rehearsed on", "host"),
         ],
     ),
     (

@@ -59,11 +59,9 @@ fn examples_can_be_parsed() {
         let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         for line in examples.lines().filter(|line| line.starts_with("  barman ")) {
             let line = line.split(['>', '#']).next().unwrap_or_default();
-            assert_eq!(
-                refusal(&line.replace("'2026-01-01 12:00:00+01'", "x")),
-                "accepted",
-                "{name}"
-            );
+            let quoted = |(at, piece)| if at % 2 == 1 { "x" } else { piece };
+            let line: String = line.split('\'').enumerate().map(quoted).collect();
+            assert_eq!(refusal(&line), "accepted", "{name}");
         }
     }
 }

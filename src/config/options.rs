@@ -197,6 +197,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("keepalive_interval", Both, UNSET, COPY),
     option("last_backup_maximum_age", Both, UNSET, Supported),
     option("last_backup_minimum_size", Both, UNSET, Supported),
+    option("last_rehearsal_maximum_age", Both, UNSET, Supported),
     option("last_wal_maximum_age", Both, UNSET, Supported),
     option("local_staging_path", Both, UNSET, STAGING),
     option("lock_directory_cleanup", Global, UNSET, Ignored("no lock files are kept there")),

@@ -66,6 +66,8 @@ pub struct Server {
     pub last_backup_minimum_size: Option<u64>,
     /// `check` fails when the last WAL segment is older.
     pub last_wal_maximum_age: Option<Span>,
+    /// `check` fails when the last rehearsal that proved a backup is older.
+    pub last_rehearsal_maximum_age: Option<Span>,
     /// How long a backup waits for a repository that is away.
     pub repository_timeout: Duration,
     /// How long archiving a WAL file may take before it fails.
@@ -145,6 +147,7 @@ impl Server {
             last_backup_maximum_age: r.get("last_backup_maximum_age", str::parse),
             last_backup_minimum_size: r.get("last_backup_minimum_size", values::size),
             last_wal_maximum_age: r.get("last_wal_maximum_age", str::parse),
+            last_rehearsal_maximum_age: r.get("last_rehearsal_maximum_age", str::parse),
             repository_timeout: r
                 .get("repository_timeout", values::seconds)
                 .unwrap_or(Duration::from_secs(900)),
@@ -233,6 +236,7 @@ impl Server {
             ("immediate_checkpoint", json!(self.immediate_checkpoint)),
             ("last_backup_maximum_age", json!(age(self.last_backup_maximum_age))),
             ("last_backup_minimum_size", json!(self.last_backup_minimum_size)),
+            ("last_rehearsal_maximum_age", json!(age(self.last_rehearsal_maximum_age))),
             ("last_wal_maximum_age", json!(age(self.last_wal_maximum_age))),
             ("minimum_redundancy", json!(self.minimum_redundancy)),
             ("name", json!(self.name)),

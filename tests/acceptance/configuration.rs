@@ -42,7 +42,8 @@ fn move_out(cluster: &Cluster) -> PathBuf {
     main
 }
 
-fn configured_outside(version: u32) -> (Cluster, Barman, PathBuf) {
+/// A server whose configuration is outside its data directory, and the directory where that is.
+pub fn configured_outside(version: u32) -> (Cluster, Barman, PathBuf) {
     let cluster = Cluster::builder(version).initdb("--wal-segsize=1").create();
     let main = move_out(&cluster);
     let conf = main.join("postgresql.conf");

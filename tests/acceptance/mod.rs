@@ -15,6 +15,7 @@ mod moments;
 mod nothing;
 mod pages;
 mod refusals;
+mod rehearsals;
 mod restores;
 mod segments;
 mod standby;

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::barman;
 
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 32] = [
     "backup",
     "check",
     "cron",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 31] = [
     "list-backups",
     "list-files",
     "list-servers",
+    "rehearse",
     "repo",
     "repo check",
     "repo info",

@@ -1,6 +1,7 @@
 //! The checks of what the repository has of a server: its backups, their age and size and number, and the
 //! WAL that joins them to now.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use repo_format::snapshot::Snapshot;
@@ -13,6 +14,7 @@ use crate::error::Result;
 use crate::human;
 use crate::postgres::lsn::{Lsn, TimelineId};
 use crate::postgres::timeline_history::TimelineHistory;
+use crate::repository::notes::Rehearsal;
 use crate::wal::inventory::{Gap, Inventory};
 
 /// How many gaps, or failed backups, are named.
@@ -30,6 +32,7 @@ pub(super) async fn check(
     let arrival = last.as_ref().and_then(|last| shelf.arrival(&last.backup_id));
     check_last(server, last.as_ref(), arrival.map(age), report);
     check_wal(server, shelf, age, report);
+    check_rehearsals(server, &shelf.rehearsals, age, report);
     report.must("compression settings", true, "");
     let minimum = usize::try_from(server.minimum_redundancy).unwrap_or(usize::MAX);
     let Count { complete, waiting } = shelf.count(minimum).await?;
@@ -105,6 +108,38 @@ fn check_wal(
         }
     }
     report.should("wal size", true, human::size(bytes));
+}
+
+/// Tells of the newest backup that was rehearsed, and how long ago any was proved. Nothing where nobody rehearses.
+fn check_rehearsals(
+    server: &Server,
+    rehearsals: &BTreeMap<String, Rehearsal>,
+    age: impl Fn(SystemTime) -> Duration,
+    report: &mut Report,
+) {
+    let limit = server.last_rehearsal_maximum_age;
+    let ago = |rehearsal: &Rehearsal| human::duration(age(rehearsal.at));
+    let good = rehearsals.iter().filter(|(_, rehearsal)| rehearsal.good);
+    let proved = good.max_by_key(|(_, rehearsal)| rehearsal.at);
+    if let Some((id, rehearsal)) = rehearsals.last_key_value().filter(|(_, newest)| !newest.good) {
+        let (found, ago) = (&rehearsal.report, ago(rehearsal));
+        let hint = format!("backup {id} was rehearsed {ago} ago, and failed: {found}");
+        report.should("last rehearsal", false, hint);
+        return;
+    }
+    let shown = match proved {
+        Some((id, rehearsal)) => format!("backup {id} was proved {} ago", ago(rehearsal)),
+        None => format!("no backup was proved; prove one: barman rehearse {} latest", server.name),
+    };
+    match limit {
+        None if proved.is_none() => {}
+        None => report.should("last rehearsal", true, shown),
+        Some(limit) => {
+            let age = proved.map(|(_, rehearsal)| age(rehearsal.at));
+            let passed = age.is_some_and(|age| age <= limit.duration());
+            report.should("last rehearsal", passed, format!("interval provided: {limit}, {shown}"));
+        }
+    }
 }
 
 /// Tells of configuration that the last backup has only as the server shows it: `backup` does not, when it is run

@@ -13,6 +13,7 @@ use crate::catalog::segment_size;
 use crate::config::values::RetentionPolicy;
 use crate::error::Result;
 use crate::postgres::lsn::{Lsn, TimelineId};
+use crate::repository::notes::Rehearsal;
 use crate::repository::wal::StoredWal;
 use crate::repository::{self, Repository, notes, now_micros, servers, snapshots};
 use crate::wal::inventory::Inventory;
@@ -31,6 +32,8 @@ pub(super) struct Shelf<'a> {
     backups: Vec<(BackupName, SystemTime)>,
     /// Those that are kept for recovery to any later moment.
     kept: BTreeSet<String>,
+    /// How the last rehearsals ended of those that had any, by id.
+    pub rehearsals: BTreeMap<String, Rehearsal>,
     /// The ids of those that failed.
     pub failed: BTreeSet<String>,
     /// The WAL of each cluster the server has had.
@@ -67,7 +70,7 @@ impl<'a> Shelf<'a> {
             .filter(|id| !is_running(id))
             .partition(|id| ids.contains(id));
         let (mut failed, mut gone) = (BTreeSet::new(), BTreeSet::new());
-        let mut kept = BTreeSet::new();
+        let (mut kept, mut rehearsals) = (BTreeSet::new(), BTreeMap::new());
         for id in with {
             let notes = notes::of_backup(repository, server, &id).await?;
             if notes.failure.is_some() && !notes.deleted {
@@ -78,6 +81,8 @@ impl<'a> Shelf<'a> {
             }
             if notes.deleted || notes.failure.is_some() {
                 gone.insert(id);
+            } else if let Some(rehearsal) = notes.rehearsal {
+                rehearsals.insert(id, rehearsal);
             }
         }
         for id in without.iter().rev().take(NOTED) {
@@ -95,7 +100,8 @@ impl<'a> Shelf<'a> {
         for (system, listing) in listings {
             wal.insert(system, Inventory::of(repository, listing).await);
         }
-        Ok(Shelf { repository, backups, kept, failed, wal, read: BTreeMap::new() })
+        let read = BTreeMap::new();
+        Ok(Shelf { repository, backups, kept, rehearsals, failed, wal, read })
     }
 
     /// When the snapshot of a backup arrived, by the store's clock.
