@@ -74,6 +74,8 @@ pub struct Request {
     pub threads: usize,
     /// The level of zstd.
     pub level: i32,
+    /// Whether of pages that changed only the difference may be stored.
+    pub deltas: bool,
     /// What the repository sets aside, in bytes; `None` is what is usual.
     pub reserve: Option<u64>,
     /// Whether it is refused when it is not expected to find room.
@@ -101,6 +103,7 @@ impl Request {
             max_rate: None,
             threads: 2,
             level: 3,
+            deltas: true,
             reserve: None,
             needs_room: true,
             stream_wal: false,
@@ -262,7 +265,8 @@ impl Attempt<'_> {
         }
         let doomed = maintenance::doomed_packs(self.repository).await?;
         let index = Arc::new(maintenance::usable_index(self.repository, &doomed).await?);
-        let options = WriterOptions { threads: self.request.threads, level: self.request.level };
+        let Request { threads, level, deltas, .. } = *self.request;
+        let options = WriterOptions { threads, level, deltas };
         let writer = Writer::new(self.repository.clone(), index, options)?;
         let known = self.known_pages(&writer, parent.as_ref());
         let wal = self.hold_wal(&host, &facts).await?;

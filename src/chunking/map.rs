@@ -142,7 +142,7 @@ mod tests {
         let storage = Arc::new(LocalStorage::new(directory.path().to_owned()));
         let created = Repository::create(storage, &slot, Chunking::default(), Packing::default());
         let repository = Arc::new(runtime.block_on(created).unwrap());
-        let options = WriterOptions { threads: 1, level: 1 };
+        let options = WriterOptions { threads: 1, level: 1, deltas: true };
         let mut writer =
             Writer::new(repository, Arc::new(Index::empty().unwrap()), options).unwrap();
         let mut map = MapBuilder::new(STRETCH as u32);

@@ -78,7 +78,7 @@ impl History {
         let _inside = self.runtime.enter();
         let nothing = std::collections::BTreeSet::new();
         let index = self.runtime.block_on(usable_index(&self.repository, &nothing)).unwrap();
-        let options = WriterOptions { threads: 2, level: 3 };
+        let options = WriterOptions { threads: 2, level: 3, deltas: true };
         Writer::new(self.repository.clone(), Arc::new(index), options).unwrap()
     }
 

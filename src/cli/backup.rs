@@ -378,6 +378,7 @@ impl Run<'_> {
                 false => server.workers(args.jobs),
             },
             level: server.repository.compression_level,
+            deltas: server.repository.delta.is_worthwhile(),
             reserve: server.repository.reserve,
             needs_room: !args.no_space_check,
             stream_wal: args.streams_wal(),

@@ -183,6 +183,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("custom_compression_filter", Both, UNSET, COMPRESSES),
     option("custom_compression_magic", Both, UNSET, COMPRESSES),
     option("custom_decompression_filter", Both, UNSET, COMPRESSES),
+    option("delta", Both, Some("auto"), Supported),
     option("description", Server, UNSET, Supported),
     option("disabled", Server, Some("false"), Supported),
     option("encryption", Both, UNSET, refused_unless(&["none"])),

@@ -8,7 +8,7 @@ use super::environment::Environment;
 use super::location::Location;
 use super::resolve::Reader;
 use super::secret::KeySource;
-use super::values;
+use super::values::{self, Delta};
 use crate::error::{Error, Kind};
 
 /// The compression level unless set: zstd's own default, fast enough to keep up with most disks.
@@ -23,6 +23,8 @@ pub struct RepositorySettings {
     pub key: Option<KeySource>,
     /// zstd's level, 1 to 19.
     pub compression_level: i32,
+    /// Whether of pages that changed only the difference is stored.
+    pub delta: Delta,
     /// What is set aside so that a full disk can be emptied, in bytes; `None` is what is usual.
     pub reserve: Option<u64>,
 }
@@ -37,6 +39,7 @@ impl RepositorySettings {
         RepositorySettings {
             location,
             key: env.key.clone().or(key),
+            delta: r.get("delta", str::parse).unwrap_or_default(),
             reserve: r.get("repository_reserve", values::size),
             compression_level: r
                 .get("repository_compression_level", |v| values::integer(v, 1, 19))

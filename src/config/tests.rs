@@ -235,6 +235,7 @@ fn every_wrong_value_is_found() {
         "repository_key_file = key",
         "repository_password_file = key",
         "repository_compression_level = 20",
+        "delta = maybe",
         "streaming_backup_name = \u{fc}",
     ] {
         let s = server(option);

@@ -179,6 +179,38 @@ impl FromStr for RecoveryOptions {
     }
 }
 
+/// `delta`: whether of pages that changed only the difference is stored, for which those before are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delta {
+    /// Where reading them costs less than is saved: on every file system.
+    #[default]
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere: such pages are stored whole.
+    Never,
+}
+
+impl Delta {
+    /// Whether differences are stored in a repository on a file system.
+    pub fn is_worthwhile(self) -> bool {
+        self != Delta::Never
+    }
+}
+
+impl FromStr for Delta {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text {
+            "auto" => Ok(Delta::Auto),
+            "always" => Ok(Delta::Always),
+            "never" => Ok(Delta::Never),
+            _ => Err("expected auto, always or never".into()),
+        }
+    }
+}
+
 /// `log_level`, in Python's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLevel(pub LevelFilter);

@@ -82,7 +82,7 @@ pub(super) async fn resolve(
 async fn store_copy(repository: &Arc<Repository>, snapshot: &Snapshot) -> Result<()> {
     let record = snapshot.encode().map_err(SealError::from)?;
     let id = repository.keys().naming().chunk_id_of(ChunkKind::Snapshot, &record);
-    let options = WriterOptions { threads: 1, level: 3 };
+    let options = WriterOptions { threads: 1, level: 3, deltas: false };
     let mut writer = Writer::new(repository.clone(), Arc::new(Index::empty()?), options)?;
     let stored = tokio::task::spawn_blocking(move || {
         writer.add(ChunkKind::Snapshot, id, record)?;

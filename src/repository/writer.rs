@@ -53,6 +53,8 @@ pub struct WriterOptions {
     pub threads: usize,
     /// The level of zstd.
     pub level: i32,
+    /// Whether new versions of pages may be stored as deltas on what the repository has.
+    pub deltas: bool,
 }
 
 /// What a writer has written.
@@ -88,7 +90,7 @@ struct Shared {
     added: Mutex<RowSet<SHORT_ID>>,
     buffers: Buffers,
     failure: Arc<Failure>,
-    level: i32,
+    options: WriterOptions,
 }
 
 /// The threads that compress, seal and upload.
@@ -162,9 +164,16 @@ impl Writer {
             })
         };
         let added = Mutex::new(RowSet::new(&host::scratch_directory()));
-        let level = options.level;
         Ok(Writer {
-            shared: Arc::new(Shared { repository, index, reader, added, buffers, failure, level }),
+            shared: Arc::new(Shared {
+                repository,
+                index,
+                reader,
+                added,
+                buffers,
+                failure,
+                options,
+            }),
             groups: HashMap::new(),
             queue: Some(queue),
             pipeline: Some(Pipeline { workers, packer }),
@@ -175,8 +184,8 @@ impl Writer {
     /// A writer for another thread, which shares everything with this one. It must be finished before this one is.
     pub fn beside(&self) -> Result<Writer> {
         let queue = self.queue.as_ref().ok_or(Error::Interrupted)?;
-        let Shared { reader, buffers, level, .. } = self.shared.as_ref();
-        let own = Worker::new(reader, &queue.own.sealed, buffers, *level)?;
+        let Shared { reader, buffers, options, .. } = self.shared.as_ref();
+        let own = Worker::new(reader, &queue.own.sealed, buffers, options.level)?;
         Ok(Writer {
             shared: self.shared.clone(),
             groups: HashMap::new(),
@@ -230,6 +239,7 @@ impl Writer {
         if self.shared.failure.happened() {
             return Err(self.fail());
         }
+        let former = if self.shared.options.deltas { former } else { vec![] };
         if !self.shared.is_new(&id)? {
             self.shared.buffers.give(content);
             return Ok(());

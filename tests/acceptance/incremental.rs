@@ -118,6 +118,25 @@ fn a_backup_stores_what_changed_in_pages_and_needs_no_other() {
 }
 
 #[test]
+fn without_deltas_pages_that_changed_are_stored_whole() {
+    let (cluster, barman) = sandbox();
+    let full = back_up(&barman, &[]);
+    change(&cluster);
+    let delta = back_up(&barman, &[]);
+    barman.write_config(&format!(
+        "state_directory = {}\ndelta = never\n",
+        barman.path("state").display()
+    ));
+    change(&cluster);
+    let whole = back_up(&barman, &[]);
+    assert_eq!(whole["repository_information"]["parent"], delta["backup_id"]);
+    let (delta, whole, full) = (stored(&delta), stored(&whole), stored(&full));
+    assert!(whole > 3 * delta && whole < full, "{delta} {whole} {full}");
+    barman.ok(&["repo", "check", "--read-data"]);
+    barman.ok(&["verify-backup", "main", "latest"]);
+}
+
+#[test]
 fn whatever_became_of_the_page_map_backups_are_as_small_and_as_whole() {
     let (cluster, barman) = sandbox();
     let full = back_up(&barman, &[]);
