@@ -7,7 +7,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use repo_format::snapshot::Snapshot;
 
 use super::Session;
 use super::open::Repositories;
@@ -15,15 +14,17 @@ use super::target::{Target, choose};
 use crate::catalog::Catalog;
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
+use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::repository::{Access, Repository, host};
+use crate::repository::{Access, host};
 use crate::restore::agent::client::OtherHost;
 use crate::restore::destination::{Destination, ThisHost};
 use crate::restore::hold::Hold;
+use crate::restore::prepared::resumable;
 use crate::restore::programs::shell_word;
 use crate::restore::settings::WalSource;
 use crate::restore::target::{self, Action, Moment};
-use crate::restore::{self, Prepared, Request};
+use crate::restore::{self, Onto, Prepared, Request};
 use report::Done;
 
 /// Restore a backup, to its end or to a chosen moment.
@@ -35,6 +36,11 @@ use report::Done;
 ///
 /// Everything is checked before anything is written: space, owner, what is at the destination, the version
 /// of PostgreSQL here, and whether the archive reaches the target; --dry-run stops after that.
+///
+/// --delta restores into the data directory of a server that is stopped, and into its tablespaces. What is right
+/// there stays, and is neither fetched nor written; what the backup does not have is removed, also logs and WAL.
+/// --resume goes on with a restore that was interrupted. In both cases, as while any restore is under way, no
+/// server can start on the directory until all is done.
 ///
 /// Settings of earlier recoveries, of replication and of archiving are commented out wherever PostgreSQL
 /// would read them in what is restored, and the files as they were are kept as NAME.origin. What
@@ -92,6 +98,16 @@ pub struct Args {
     /// How the other host calls this one, of which its restore_command asks for WAL; otherwise this host's name
     #[arg(long, value_name = "HOST", requires = "remote_ssh_command")]
     pub backup_host: Option<String>,
+    /// Restore into the data directory of a stopped server: write what differs, and remove what the backup does not
+    /// have
+    #[arg(long, alias = "delta-restore", conflicts_with_all = ["resume", "config_only", "no_delta_restore"])]
+    pub delta: bool,
+    /// With --delta, replace the data directory also if it is another cluster's than the backup is of
+    #[arg(long, requires = "delta")]
+    pub force: bool,
+    /// Go on with a restore of this backup into this directory that did not come to its end
+    #[arg(long, conflicts_with = "config_only")]
+    pub resume: bool,
     /// Check and plan everything, say what would be done, and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -116,7 +132,7 @@ pub struct Args {
     /// Use so many workers. Overrides parallel_jobs
     #[arg(short, long, value_name = "NJOBS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub jobs: Option<u32>,
-    /// Restores never go on top of other data
+    /// Restores go on top of other data only with --delta
     #[arg(long, hide = true)]
     pub no_delta_restore: bool,
     /// Nothing is sent over a network in between
@@ -189,10 +205,10 @@ pub struct Missing {
     /// restores run at full speed
     #[arg(long, value_name = "KBPS")]
     pub bwlimit: Option<String>,
-    /// an interrupted restore goes on where it stopped
+    /// an interrupted restore goes on with --resume
     #[arg(long, value_name = "RETRY_TIMES")]
     pub retry_times: Option<String>,
-    /// an interrupted restore goes on where it stopped
+    /// an interrupted restore goes on with --resume
     #[arg(long, value_name = "SECONDS")]
     pub retry_sleep: Option<String>,
     /// it belongs to copies by rsync
@@ -237,7 +253,7 @@ pub struct Missing {
     /// there are no backups by disk snapshots
     #[arg(long, value_name = "REGION")]
     pub aws_region: Option<String>,
-    /// an interrupted restore goes on where it stopped
+    /// an interrupted restore goes on with --resume
     #[arg(long)]
     pub no_retry: bool,
     /// partial segments are never archived
@@ -246,9 +262,6 @@ pub struct Missing {
     /// let ssh compress: --remote-ssh-command 'ssh -C postgres@host'
     #[arg(long)]
     pub network_compression: bool,
-    /// restore into an empty directory
-    #[arg(long)]
-    pub delta_restore: bool,
 }
 
 const EXAMPLES: &str = "EXAMPLES:
@@ -256,6 +269,8 @@ const EXAMPLES: &str = "EXAMPLES:
   barman restore main auto /srv/pg --target-time '2026-01-01 12:00:00+01' --target-action promote
   barman restore main latest /srv/pg --tablespace fast:/nvme/fast --get-wal
   barman restore main latest /var/lib/postgresql/17/main --config-dir /etc/postgresql/17/main
+  barman restore main latest /var/lib/postgresql/17/main --delta --dry-run
+  barman restore main latest /srv/pg --resume
   barman restore main latest /srv/pg --dry-run";
 
 /// Runs the command.
@@ -283,6 +298,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     }
     let request = Request {
         destination: destination_directory,
+        onto: args.onto(),
         tablespaces: args.tablespace.iter().cloned().map(|t| (t.name, t.location)).collect(),
         wal_directory: args.waldir.clone(),
         owner: args.owner.clone(),
@@ -299,14 +315,12 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     let destination = args.host().await?;
     let bar = session.progress("looking");
     let progress = bar.observer();
+    let prepare = Box::pin(Prepared::new(&repository, snapshot, &request, &destination, &progress));
     let ended = if args.dry_run {
-        interrupt
-            .unless(Box::pin(plan(&repository, snapshot, &request, &destination, &progress)))
-            .await
+        interrupt.unless(Box::pin(plan(prepare))).await
     } else {
         let hold = Hold::begin(&repository, snapshot).await;
-        let work = Box::pin(restore(&repository, snapshot, &request, &destination, &progress));
-        let ended = interrupt.unless(work).await;
+        let ended = restore(prepare, interrupt, &progress).await;
         hold.end().await;
         ended
     };
@@ -317,27 +331,23 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-async fn plan(
-    repository: &Arc<Repository>,
-    snapshot: &Snapshot,
-    request: &Request,
-    destination: &Arc<dyn Destination>,
-    progress: &Progress,
-) -> Result<(Prepared, Done)> {
-    let prepared = Prepared::new(repository, snapshot, request, destination, progress).await?;
+async fn plan(prepare: impl Future<Output = Result<Prepared>>) -> Result<(Prepared, Done)> {
+    let prepared = prepare.await?;
     let packs = prepared.packs().await?.len();
     Ok((prepared, Done::Planned { packs }))
 }
 
 async fn restore(
-    repository: &Arc<Repository>,
-    snapshot: &Snapshot,
-    request: &Request,
-    destination: &Arc<dyn Destination>,
+    prepare: impl Future<Output = Result<Prepared>>,
+    interrupt: &Interrupt,
     progress: &Progress,
 ) -> Result<(Prepared, Done)> {
-    let prepared = Prepared::new(repository, snapshot, request, destination, progress).await?;
-    let restored = prepared.write(progress).await?;
+    let prepared = interrupt.unless(prepare).await?;
+    let written = interrupt.unless(Box::pin(prepared.write(progress))).await;
+    let restored = written.map_err(|error| match error.kind() {
+        Kind::Interrupted if !prepared.request.config_only => resumable(error),
+        _ => error,
+    })?;
     Ok((prepared, Done::Restored(restored)))
 }
 
@@ -350,6 +360,15 @@ impl Args {
         let connected = tokio::task::spawn_blocking(move || OtherHost::connect(&command));
         let host = connected.await.unwrap_or_else(|p| std::panic::resume_unwind(p.into_panic()))?;
         Ok(Arc::new(host))
+    }
+
+    /// What may be at the destination.
+    fn onto(&self) -> Onto {
+        match (self.delta, self.resume) {
+            (true, _) => Onto::DataDirectory { of_any: self.force },
+            (false, true) => Onto::Unfinished,
+            (false, false) => Onto::Nothing,
+        }
     }
 
     /// The directory, absolute: what is said of it means the same wherever it is read.

@@ -92,7 +92,6 @@ fn what_only_barman_has_is_refused_in_words() {
         ("barman backup pg --reuse-backup", "the option --reuse-backup"),
         ("barman backup pg --reuse-backup=link", "the option --reuse-backup"),
         ("barman restore pg latest /x --network-compression", "the option --network-compression"),
-        ("barman restore pg latest /x --delta-restore", "the option --delta-restore"),
         ("barman get-wal pg 00 -j", "the option --bzip2"),
         ("barman get-wal pg 00 -x", "the option --gzip"),
         (

@@ -2,16 +2,18 @@
 //! verified is the same for both.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::environment::Machine;
 use super::owner::Owner;
-use super::place::Place;
+use super::place::{Entry, Place};
 use super::programs::{self, Programs};
 use crate::error::{Error, Kind, Result};
 use crate::storage::local::{create_directories, sync_directory};
@@ -60,12 +62,33 @@ pub trait Destination: Send + Sync + Debug {
 
     /// Makes the entries of directories durable.
     fn sync_directories(&self, paths: &[PathBuf]) -> Result<()>;
+
+    /// Puts the marker of a restore, as [`Destination::put`], and holds it for as long as this lives.
+    ///
+    /// # Errors
+    /// If another process holds it.
+    fn begin(&self, marker: &Path, content: &[u8]) -> Result<()>;
+
+    /// The content of a file; nothing if there is no such file, or a longer one.
+    fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>>;
+
+    /// What is in a directory, in the order of the names.
+    fn list(&self, directory: &Path) -> Result<Vec<Entry>>;
+
+    /// Removes files, links and empty directories, one after the other. What is gone already is.
+    fn remove(&self, paths: &[PathBuf]) -> Result<()>;
+
+    /// Opens a file that is there, to be corrected, and gives it a size: what it had up to there stays.
+    fn reopen(&self, path: &Path, mode: u32, size: u64) -> Result<Box<dyn Output>>;
 }
 
 /// A file that is being written, in parts that may come from several threads.
 pub trait Output: Send + Sync {
     /// Writes bytes of a part; within a part they come in their order.
     fn write(&self, part: usize, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Reads bytes that the file has.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
 
     /// Gives the file its time, in seconds since 1970-01-01 UTC, and its owner. What was written is what
     /// [`Output::write`] was given, or this is an error.
@@ -79,17 +102,20 @@ pub trait Output: Send + Sync {
 pub fn cannot_write(path: &Path, error: io::Error) -> Error {
     let full = error.kind() == io::ErrorKind::StorageFull;
     let failed = Error::new(Kind::Io, format!("cannot write {}", path.display())).because(error);
-    if full {
-        failed.hint("free some space there, empty the destination, and restore again")
-    } else {
-        failed
-    }
+    if full { failed.hint("free some space there") } else { failed }
+}
+
+/// The error for what cannot be read at the destination.
+pub fn cannot_read(path: &Path, error: io::Error) -> Error {
+    Error::new(Kind::Io, format!("cannot read {}", path.display())).because(error)
 }
 
 /// This host.
 #[derive(Debug, Default)]
 pub struct ThisHost {
     owner: OnceLock<Option<Owner>>,
+    /// The marker of the restore that is going on, locked.
+    marker: Mutex<Option<File>>,
 }
 
 impl ThisHost {
@@ -187,6 +213,89 @@ impl Destination for ThisHost {
         let sync = |path: &PathBuf| sync_directory(path).map_err(|e| cannot_write(path, e));
         paths.iter().try_for_each(sync)
     }
+
+    fn begin(&self, marker: &Path, content: &[u8]) -> Result<()> {
+        let lock = || -> Result<Option<File>> {
+            let file = match File::open(marker) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                opened => opened.map_err(|error| cannot_read(marker, error))?,
+            };
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => {
+                    let message = format!("another restore writes beside {} now", marker.display());
+                    Err(Error::new(Kind::Refused, message).hint("wait for its end, or stop it"))
+                }
+                // Not every file system has locks.
+                Err(TryLockError::Error(_)) | Ok(()) => Ok(Some(file)),
+            }
+        };
+        let _former = lock()?;
+        self.put(marker, content, None)?;
+        *self.marker.lock().unwrap_or_else(PoisonError::into_inner) = lock()?;
+        Ok(())
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        let read = || -> io::Result<Option<Vec<u8>>> {
+            let file = match File::open(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                opened => opened?,
+            };
+            let found = file.metadata()?;
+            if !found.is_file() || found.len() > limit {
+                return Ok(None);
+            }
+            let mut content = vec![];
+            file.take(limit).read_to_end(&mut content)?;
+            Ok(Some(content))
+        };
+        read().map_err(|error| cannot_read(path, error))
+    }
+
+    fn list(&self, directory: &Path) -> Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = vec![];
+        loop {
+            let after = entries.last().map(|entry| entry.name.as_slice());
+            let (more, is_all) =
+                Entry::list(directory, after).map_err(|error| cannot_read(directory, error))?;
+            entries.extend(more);
+            if is_all {
+                return Ok(entries);
+            }
+        }
+    }
+
+    fn remove(&self, paths: &[PathBuf]) -> Result<()> {
+        let remove = |path: &PathBuf| {
+            let removed = fs::symlink_metadata(path).and_then(|found| match found.is_dir() {
+                true => fs::remove_dir(path),
+                false => fs::remove_file(path),
+            });
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let message = format!("cannot remove {}", path.display());
+                    Err(Error::new(Kind::Io, message).because(error))
+                }
+                _ => Ok(()),
+            }
+        };
+        paths.iter().try_for_each(remove)
+    }
+
+    fn reopen(&self, path: &Path, mode: u32, size: u64) -> Result<Box<dyn Output>> {
+        let open = || -> io::Result<File> {
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+            file.set_permissions(Permissions::from_mode(mode | 0o600))?;
+            if file.metadata()?.len() != size {
+                file.set_len(size)?;
+            }
+            self.give(path)?;
+            Ok(file)
+        };
+        let file = open().map_err(|error| cannot_write(path, error))?;
+        Ok(Box::new(LocalFile { file, path: path.to_owned() }))
+    }
 }
 
 struct LocalFile {
@@ -197,6 +306,10 @@ struct LocalFile {
 impl Output for LocalFile {
     fn write(&self, _: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         self.file.write_all_at(bytes, offset).map_err(|e| cannot_write(&self.path, e))
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| cannot_read(&self.path, e))
     }
 
     fn finish(&self, mtime: i64) -> Result<()> {

@@ -17,7 +17,9 @@ use repo_format::keys::NamingKeys;
 use repo_format::limits::LEAF;
 use repo_format::tree;
 
+use super::correct::correct;
 use super::destination::{Destination, Output};
+use super::hashing::{PartHash, PartHasher};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::repository::reader::{Reader, run_bytes};
@@ -57,6 +59,8 @@ pub struct PlannedFile {
     pub name: Vec<u8>,
     /// Where it is written.
     pub path: PathBuf,
+    /// Whether a file is there already, of which is kept what is right.
+    pub is_there: bool,
     /// What it is.
     pub file: tree::File,
 }
@@ -70,8 +74,10 @@ pub struct WrittenFile {
     pub size: u64,
     /// When it was last modified, in seconds since 1970-01-01 UTC.
     pub mtime: i64,
-    /// The CRC-32C of what was written.
+    /// The CRC-32C of its content.
     pub crc: u32,
+    /// The bytes that were written; others were there already.
+    pub written: u64,
 }
 
 /// A path component from the bytes that a snapshot has.
@@ -156,6 +162,17 @@ struct OpenFile {
     left: AtomicUsize,
 }
 
+impl OpenFile {
+    fn new(planned: &PlannedFile, output: Box<dyn Output>, parts: usize) -> OpenFile {
+        OpenFile {
+            planned: planned.clone(),
+            output,
+            hashes: Mutex::new((0..parts).map(|_| None).collect()),
+            left: AtomicUsize::new(parts),
+        }
+    }
+}
+
 /// A part of a file: all of it, or a unit of what one leaf of its map covers.
 struct Part {
     file: Arc<OpenFile>,
@@ -168,29 +185,29 @@ impl Part {
     /// Whether it ends what a leaf covers, so that it is time to sync.
     fn ends_stretch(&self) -> bool {
         match &self.source {
-            Source::Content(_) => true,
+            Source::Content(_) | Source::There => true,
             Source::Leaf(leaf, range) => range.end == leaf.covers,
         }
     }
 }
 
 enum Source {
+    /// All of a file that is there already.
+    There,
     Content(Content),
     /// The bytes of a stretch, counted from its beginning.
     Leaf(MapLeaf, Range<u64>),
-}
-
-/// What was written of a part.
-struct PartHash {
-    leaves: Vec<LeafHash>,
-    crc: u32,
-    length: u64,
 }
 
 impl Part {
     /// Creates a file, and splits the work on it.
     fn of_file(planned: &PlannedFile, destination: &dyn Destination) -> Result<Vec<Part>> {
         let tree::File { mode, size, .. } = planned.file;
+        if planned.is_there {
+            let output = destination.reopen(&planned.path, mode, size)?;
+            let file = Arc::new(OpenFile::new(planned, output, 1));
+            return Ok(vec![Part { file, number: 0, offset: 0, source: Source::There }]);
+        }
         let output = destination.create(&planned.path, mode, size)?;
         // Parts can be hashed apart only if each begins on the grid.
         let leaves = match &planned.file.content {
@@ -203,12 +220,7 @@ impl Part {
         };
         let units: Vec<(MapLeaf, Range<u64>)> = leaves.iter().flat_map(units).collect();
         let count = units.len().max(1);
-        let file = Arc::new(OpenFile {
-            planned: planned.clone(),
-            output,
-            hashes: Mutex::new((0..count).map(|_| None).collect()),
-            left: AtomicUsize::new(count),
-        });
+        let file = Arc::new(OpenFile::new(planned, output, count));
         if leaves.is_empty() {
             let source = Source::Content(planned.file.content.clone());
             return Ok(vec![Part { file, number: 0, offset: 0, source }]);
@@ -292,38 +304,44 @@ fn write_part(
     progress: &Progress,
 ) -> Result<PartHash> {
     let runs = match &part.source {
+        Source::There => {
+            let OpenFile { planned, output, .. } = part.file.as_ref();
+            return correct(reader, &planned.file, output.as_ref(), zero_leaf, progress);
+        }
         Source::Content(content) => reader.runs(content)?,
         Source::Leaf(leaf, range) => part_of(reader.leaf(&leaf.chunk, leaf.covers)?, range),
     };
     let keys = reader.repository().keys().naming();
-    let mut hasher = PartHasher { keys, zero_leaf, leaves: vec![], partial: vec![], crc: 0 };
+    let mut hasher = PartHasher::new(keys, zero_leaf);
     let mut offset = part.offset;
     for run in runs {
         match run {
-            Run::Zero { length } => hasher.zeros(length),
+            Run::Zero { length } => hasher.zeros(length)?,
             Run::Chunk { id, offset: from, length } => {
                 let chunk = reader.chunk(&id)?;
                 let bytes = run_bytes(&chunk, &id, from, length)?;
                 part.file.output.write(part.number, offset, bytes)?;
-                hasher.bytes(bytes);
+                hasher.bytes(bytes)?;
+                hasher.written += bytes.len() as u64;
             }
         }
         offset += run.length();
         progress.advance(run.length());
     }
-    Ok(hasher.finish(offset - part.offset))
+    hasher.finish(offset - part.offset)
 }
 
 /// Verifies a file whose parts are all written, and gives it its time.
 fn finish_file(keys: &NamingKeys, open: &OpenFile) -> Result<WrittenFile> {
-    let PlannedFile { name, path, file } = &open.planned;
+    let PlannedFile { name, path, file, .. } = &open.planned;
     let mut digest = DigestBuilder::new(keys);
-    let (mut crc, mut length) = (0, 0);
+    let (mut crc, mut length, mut written) = (0, 0, 0);
     let hashes = open.hashes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for part in hashes.iter().flatten() {
         digest.leaves(&part.leaves);
         crc = crc32c::crc32c_combine(crc, part.crc, part.length as usize);
         length += part.length;
+        written += part.written;
     }
     if digest.finish(length) != file.digest || length != file.size {
         return Err(Error::new(
@@ -333,57 +351,7 @@ fn finish_file(keys: &NamingKeys, open: &OpenFile) -> Result<WrittenFile> {
         .hint("run: barman repo check --read-data; and suspect this host's memory"));
     }
     open.output.finish(file.mtime)?;
-    Ok(WrittenFile { name: name.clone(), size: length, mtime: file.mtime, crc })
-}
-
-/// Hashes what is written of one part.
-struct PartHasher<'k> {
-    keys: &'k NamingKeys,
-    zero_leaf: &'k LeafHash,
-    leaves: Vec<LeafHash>,
-    partial: Vec<u8>,
-    crc: u32,
-}
-
-impl PartHasher<'_> {
-    fn bytes(&mut self, mut bytes: &[u8]) {
-        self.crc = crc32c::crc32c_append(self.crc, bytes);
-        if !self.partial.is_empty() {
-            let (head, tail) = bytes.split_at(bytes.len().min(LEAF - self.partial.len()));
-            self.partial.extend_from_slice(head);
-            bytes = tail;
-            if self.partial.len() < LEAF {
-                return;
-            }
-            self.leaves.push(self.keys.leaf(&self.partial));
-            self.partial.clear();
-        }
-        let mut leaves = bytes.chunks_exact(LEAF);
-        self.leaves.extend((&mut leaves).map(|leaf| self.keys.leaf(leaf)));
-        self.partial.extend_from_slice(leaves.remainder());
-    }
-
-    fn zeros(&mut self, mut length: u64) {
-        const ZEROS: [u8; LEAF] = [0; LEAF];
-        while length > 0 {
-            if self.partial.is_empty() && length >= LEAF as u64 {
-                self.crc = crc32c::crc32c_append(self.crc, &ZEROS);
-                self.leaves.push(*self.zero_leaf);
-                length -= LEAF as u64;
-            } else {
-                let some = length.min((LEAF - self.partial.len()) as u64);
-                self.bytes(ZEROS.get(..some as usize).unwrap_or_default());
-                length -= some;
-            }
-        }
-    }
-
-    fn finish(mut self, length: u64) -> PartHash {
-        if !self.partial.is_empty() {
-            self.leaves.push(self.keys.leaf(&self.partial));
-        }
-        PartHash { leaves: self.leaves, crc: self.crc, length }
-    }
+    Ok(WrittenFile { name: name.clone(), size: length, mtime: file.mtime, crc, written })
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! What makes restored files a server: WAL, settings, the manifest, and at the very end the control file.
 
 use jiff::Timestamp;
+use repo_format::limits::MAX_WAL_FILE;
+use repo_format::names::WalObjectName;
 
 use super::configuration::NewFile;
 use super::destination::cannot_write;
 use super::files::WrittenFile;
+use super::marker::MARKER;
 use super::prepared::Prepared;
 use super::settings::{AUTO, COPIED_WAL};
 use crate::error::Result;
@@ -27,20 +30,44 @@ impl Rest<'_> {
     pub async fn wal(&mut self, progress: &Progress) -> Result<()> {
         progress.phase("copying WAL", None);
         for wal in &self.prepared.wal.files {
-            let content = repository::wal::read(&self.prepared.repository, &wal.object).await?;
+            let (mut content, mut missing) = (None, vec![]);
+            for name in wal.names() {
+                match self.wal_there(&name, &wal.object)? {
+                    Some(there) => content = Some(there),
+                    None => missing.push(name),
+                }
+            }
+            let content = match content {
+                Some(content) => content,
+                None => repository::wal::read(&self.prepared.repository, &wal.object).await?,
+            };
             progress.advance(content.len() as u64);
+            for name in missing {
+                self.put(&name, &content, None)?;
+            }
             let file = &wal.object.file;
             if wal.is_needed {
-                self.put(&format!("pg_wal/{file}"), &content, None)?;
                 self.put(&format!("pg_wal/archive_status/{file}.done"), &[], None)?;
             }
             if wal.is_copied {
-                let name = format!("{COPIED_WAL}/{file}");
-                self.put(&name, &content, None)?;
-                self.list(&name, &content);
+                self.list(&format!("{COPIED_WAL}/{file}"), &content);
             }
         }
         Ok(())
+    }
+
+    /// The content of a WAL file that is there already, and right.
+    fn wal_there(&self, name: &str, object: &WalObjectName) -> Result<Option<Vec<u8>>> {
+        let Prepared { layout, request, destination, repository, .. } = self.prepared;
+        if !layout.claim.is_in_place() {
+            return Ok(None);
+        }
+        let naming = repository.keys().naming();
+        let is_right = |content: &Vec<u8>| {
+            WalObjectName::short_digest(&naming.digest_of(content)) == object.digest
+        };
+        let there = destination.read(&request.destination.join(name), MAX_WAL_FILE)?;
+        Ok(there.filter(is_right))
     }
 
     /// Writes the settings, and what else is not as it was in the backup.
@@ -64,6 +91,7 @@ impl Rest<'_> {
             size: control.bytes.len() as u64,
             mtime: control.mtime,
             crc: crc32c::crc32c(&control.bytes),
+            written: control.bytes.len() as u64,
         });
         let make = || -> std::io::Result<Vec<u8>> {
             let major = super::host::major_version(snapshot);
@@ -85,9 +113,13 @@ impl Rest<'_> {
         self.put("backup_manifest", &manifest, None)
     }
 
-    /// Writes the control file: the last thing, after which this is a server.
+    /// Writes the control file: the last thing, after which this is a server. Only then goes the marker,
+    /// so that at any moment one of the two tells what this is.
     pub fn control_file(&self) -> Result<()> {
-        self.put(CONTROL_FILE, &self.prepared.control.bytes, None)
+        self.put(CONTROL_FILE, &self.prepared.control.bytes, None)?;
+        let Prepared { destination, request, .. } = self.prepared;
+        destination.remove(&[request.destination.join(MARKER)])?;
+        destination.sync_directories(std::slice::from_ref(&request.destination))
     }
 
     /// Writes a small file, durably. An absolute name is outside the data directory.
@@ -103,6 +135,7 @@ impl Rest<'_> {
             size: content.len() as u64,
             mtime: Timestamp::now().as_second(),
             crc: crc32c::crc32c(content),
+            written: content.len() as u64,
         });
     }
 }

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use repo_format::snapshot::Snapshot;
 
 use super::Request;
+use super::claim::Claim;
 use super::destination::{Destination, cannot_write};
 use super::files::component;
+use super::marker::Marker;
 use super::place::{Content, Place};
 use crate::error::{Error, Kind, Result};
 
@@ -25,6 +27,10 @@ pub struct Layout {
     /// Whether the destination is a data directory already, as it must be for configuration that is written
     /// by itself.
     pub is_restored: bool,
+    /// What of it may be written into although it is not empty.
+    pub claim: Claim,
+    /// The marker of this restore.
+    pub marker: Marker,
 }
 
 /// A directory that a restore fills.
@@ -40,9 +46,20 @@ pub struct Part {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// The files and directories there that stay, or are removed before anything is written.
+    pub has_files: u64,
+    /// Their bytes, as far as they count.
+    pub has_bytes: u64,
+    /// Whether others may have something directly in it too.
+    pub is_shared: bool,
 }
 
 impl Part {
+    fn new(what: String, place: Place, elsewhere: String) -> Part {
+        let (files, bytes, has_files, has_bytes, is_shared) = (0, 0, 0, 0, false);
+        Part { what, place, elsewhere, files, bytes, has_files, has_bytes, is_shared }
+    }
+
     fn refuse(&self, why: impl std::fmt::Display) -> Error {
         let path = self.place.path.display();
         Error::new(Kind::Refused, format!("{path} {why}")).hint(self.elsewhere.clone())
@@ -55,10 +72,20 @@ impl Part {
     }
 
     /// Refuses what is not empty, what is a server's, and where this process may not write.
-    fn check(&self) -> Result<()> {
+    fn check(&self, claim: &Claim) -> Result<()> {
         let Place { content, inside, existing, is_writable, path, .. } = &self.place;
         match content {
             Content::Missing | Content::Empty => {}
+            Content::Something | Content::Tablespace if claim.has(&self.place) => {}
+            Content::DataDirectory { server: None } | Content::Unfinished
+                if claim.is_of(&self.place) => {}
+            Content::Unfinished => {
+                let refused = self.refuse("is not empty: a restore into it was not finished");
+                return Err(refused.hint(format!(
+                    "go on with it by the same command and --resume; or {}",
+                    self.elsewhere
+                )));
+            }
             Content::Something => return Err(self.refuse("is not empty")),
             Content::Other => return Err(self.refuse("is not a directory")),
             Content::Tablespace => {
@@ -101,7 +128,7 @@ impl Layout {
     /// If anything would be written over, or into what is a server's.
     pub fn new(snapshot: &Snapshot, request: &Request, host: &dyn Destination) -> Result<Self> {
         let part = |what: String, path: &Path, elsewhere: String| -> Result<Part> {
-            Ok(Part { what, place: host.look(path)?, elsewhere, files: 0, bytes: 0 })
+            Ok(Part::new(what, host.look(path)?, elsewhere))
         };
         let destination = std::path::absolute(&request.destination)
             .map_err(|e| cannot_write(&request.destination, e))?;
@@ -116,7 +143,9 @@ impl Layout {
                 "put the tablespace elsewhere: --tablespace {}:/a/new/directory",
                 space.name
             );
-            parts.push(part(format!("tablespace {}", space.name), &path, elsewhere)?);
+            let mut part = part(format!("tablespace {}", space.name), &path, elsewhere)?;
+            part.is_shared = true;
+            parts.push(part);
             tablespaces.insert(space.oid, path);
         }
         if let Some(path) = &request.wal_directory {
@@ -125,8 +154,15 @@ impl Layout {
         }
         if let Some(path) = &request.config_dir {
             let elsewhere = "name another directory with --config-dir, or leave it out".to_owned();
-            parts.push(part("the directory for configuration".to_owned(), path, elsewhere)?);
+            let mut part = part("the directory for configuration".to_owned(), path, elsewhere)?;
+            part.is_shared = true;
+            parts.push(part);
         }
+        let marker = Marker::of(snapshot, request, &destination, &tablespaces);
+        let claim = match parts.first() {
+            Some(part) => Claim::on(&part.place, request.onto, snapshot, &marker, host)?,
+            None => Claim::default(),
+        };
         let content = parts.first().map(|part| &part.place.content);
         let is_restored = matches!(content, Some(Content::DataDirectory { .. }));
         if request.config_only {
@@ -135,10 +171,10 @@ impl Layout {
             parts.drain(..parts.len() - 1);
             tablespaces.clear();
         }
-        parts.iter().try_for_each(Part::check)?;
+        parts.iter().try_for_each(|part| part.check(&claim))?;
         refuse_overlap(&parts)?;
         let wal = request.wal_directory.clone();
-        Ok(Layout { destination, tablespaces, wal, parts, is_restored })
+        Ok(Layout { destination, tablespaces, wal, parts, is_restored, claim, marker })
     }
 
     /// The part that a path is in.
@@ -156,14 +192,18 @@ impl Layout {
             let Some(Part { place, .. }) = parts.first() else { continue };
             // Each file and directory takes a block more than its bytes, at most.
             let bytes: u64 = parts.iter().map(|part| part.bytes + part.files * BLOCK).sum();
+            let has: u64 = parts.iter().map(|part| part.has_bytes + part.has_files * BLOCK).sum();
+            let bytes = bytes.saturating_sub(has);
             let files: u64 = parts.iter().map(|part| part.files).sum();
+            let files = files.saturating_sub(parts.iter().map(|part| part.has_files).sum());
             let what = parts.iter().map(|part| part.what.as_str()).collect::<Vec<_>>().join(", ");
+            let more = if has > 0 { " more than what is there" } else { "" };
             let refuse = |free: String, needs: String| {
                 let existing = place.existing.display();
                 Err(Error::new(
                     Kind::Refused,
                     format!(
-                        "the file system of {existing} has {free} free, and {what} needs {needs}"
+                        "the file system of {existing} has {free} free, and {what} needs {needs}{more}"
                     ),
                 )
                 .hint("free some space there, or restore to another file system"))
@@ -241,7 +281,7 @@ mod tests {
 
     fn part(what: &str, path: &Path, bytes: u64) -> Part {
         let (place, elsewhere) = (Place::look(path).unwrap(), "elsewhere".to_owned());
-        Part { what: what.into(), place, elsewhere, files: 0, bytes }
+        Part { bytes, ..Part::new(what.into(), place, elsewhere) }
     }
 
     #[test]
@@ -268,7 +308,15 @@ mod tests {
             parts.push(part);
         }
         let (destination, tablespaces) = (directory.path().to_owned(), BTreeMap::new());
-        let mut layout = Layout { destination, tablespaces, wal: None, parts, is_restored: false };
+        let mut layout = Layout {
+            destination,
+            tablespaces,
+            wal: None,
+            parts,
+            is_restored: false,
+            claim: Claim::default(),
+            marker: Marker::default(),
+        };
         let error = layout.check_space().unwrap_err().to_string();
         assert!(error.contains("data, space"), "{error}");
         layout.parts[1].place.device += 1;
@@ -278,5 +326,13 @@ mod tests {
         layout.parts[1].files = 4;
         let error = layout.check_space().unwrap_err().to_string();
         assert!(error.contains("3 files"), "{error}");
+        // What is there counts.
+        layout.parts[1].has_files = 1;
+        layout.check_space().unwrap();
+        layout.parts[1].bytes = 2 << 30;
+        let error = layout.check_space().unwrap_err().to_string();
+        assert!(error.contains("more than what is there"), "{error}");
+        layout.parts[1].has_bytes = 3 << 30;
+        layout.check_space().unwrap();
     }
 }

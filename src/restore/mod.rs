@@ -3,18 +3,23 @@
 //! Everything that can be known is found out before the first byte is written ([`prepared`]): the
 //! destination, the tablespaces, the space, the owner, the version of PostgreSQL, the settings, and
 //! whether the archive reaches the target. `pg_control` comes last, when all else is durable: without it
-//! nothing can be taken for a server.
+//! nothing can be taken for a server. Where a data directory, or a part of a restore, is there already
+//! ([`claim`]), it is compared ([`survey`]), `pg_control` goes first, and what is right stays ([`correct`]).
 
 pub mod agent;
+pub mod claim;
 pub mod configuration;
+mod correct;
 pub mod destination;
 pub mod environment;
 pub mod files;
 mod finish;
+mod hashing;
 pub mod hold;
 pub mod host;
 pub mod kept;
 pub mod layout;
+pub mod marker;
 pub mod owner;
 pub mod place;
 pub mod places;
@@ -22,6 +27,7 @@ pub mod prepared;
 pub mod programs;
 pub mod reach;
 pub mod settings;
+pub mod survey;
 pub mod target;
 pub mod tree;
 pub mod wal_plan;
@@ -35,6 +41,7 @@ use repo_format::snapshot::Snapshot;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::repository::Repository;
+pub use claim::Onto;
 use destination::{Destination, ThisHost};
 pub use prepared::Prepared;
 use settings::WalSource;
@@ -43,8 +50,10 @@ use target::Target;
 /// A restore that is wanted.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The directory that becomes the data directory: it must be empty, or not exist.
+    /// The directory that becomes the data directory.
     pub destination: PathBuf,
+    /// What may be there.
+    pub onto: Onto,
     /// Where tablespaces go, by name; others go where they were.
     pub tablespaces: Vec<(String, PathBuf)>,
     /// Where WAL goes, if not into the data directory: `pg_wal` becomes a link to it.
@@ -77,6 +86,7 @@ impl Request {
     pub fn to(destination: impl Into<PathBuf>) -> Request {
         Request {
             destination: destination.into(),
+            onto: Onto::Nothing,
             tablespaces: vec![],
             wal_directory: None,
             owner: None,
@@ -100,6 +110,8 @@ pub struct Restored {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Those of them that were written; the others were there already.
+    pub written: u64,
     /// Copied WAL segments.
     pub wal_files: u64,
 }

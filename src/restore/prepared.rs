@@ -14,11 +14,13 @@ use super::finish::Rest;
 use super::host::Host;
 use super::kept::{Kept, ServerFiles};
 use super::layout::Layout;
+use super::marker::MARKER;
 use super::place::Place;
 use super::places::Places;
 use super::programs::Programs;
 use super::reach::{self, Window};
 use super::settings::{COPIED_WAL, WalSource};
+use super::survey::Survey;
 use super::target::Moment;
 use super::tree::{PlannedFiles, Tree, read_small};
 use super::wal_plan::WalPlan;
@@ -58,6 +60,8 @@ pub struct Prepared {
     pub changes: Vec<String>,
     /// What somebody should look at.
     pub warnings: Vec<String>,
+    /// What is there already, if anything may be.
+    pub survey: Survey,
     /// The files that are written as they are.
     pub(super) plan: Arc<Plan>,
     /// The files that are written in place of those of the backup, and new ones.
@@ -140,8 +144,13 @@ impl Prepared {
                 read_tree(&reader, &snapshot, &request, layout, programs.as_ref(), host.as_ref())
             }
         };
-        let ReadTree { layout, plan, control, left_out, main, rewritten } = blocking(read).await?;
-        layout.check_space()?;
+        let ReadTree { mut layout, plan, control, left_out, main, rewritten } =
+            blocking(read).await?;
+        let place = layout.parts.first().map(|part| &part.place);
+        if let Some(place) = place {
+            layout.claim.refuse_started(request.onto, place, &control.bytes)?;
+        }
+        warnings.extend(std::mem::take(&mut layout.claim.warnings));
         let Rewritten { files: new_files, changes: settings, warnings: of_settings } = rewritten;
         let mut changes: Vec<String> =
             left_out.into_iter().map(|name| format!("{name} is left out")).collect();
@@ -160,6 +169,7 @@ impl Prepared {
             main,
             changes,
             warnings,
+            survey: Survey::default(),
             plan: Arc::new(plan),
             new_files,
             control,
@@ -169,6 +179,12 @@ impl Prepared {
         };
         if !prepared.request.config_only {
             prepared.add_own_files();
+        }
+        let prepared = blocking(move || prepared.surveyed()).await?;
+        prepared.layout.check_space()?;
+        if prepared.layout.claim.is_in_place() {
+            // Nothing is touched before it is known that all can be had.
+            prepared.packs().await?;
         }
         Ok(prepared)
     }
@@ -202,10 +218,24 @@ impl Prepared {
     }
 
     /// Writes everything.
+    ///
+    /// # Errors
+    /// Whatever stops it: the directory is no server's then, and the restore can be gone on with.
     pub async fn write(&self, progress: &Progress) -> Result<Restored> {
+        self.layout.claim.confirm(&self.layout.destination, self.destination.as_ref())?;
+        self.write_all(progress).await.map_err(|error| match self.request.config_only {
+            true => error,
+            false => resumable(error),
+        })
+    }
+
+    async fn write_all(&self, progress: &Progress) -> Result<Restored> {
         let (outside, directories) = self.directories();
         for path in &outside {
             self.destination.make_parent(path)?;
+        }
+        if !self.request.config_only {
+            self.begin(progress)?;
         }
         progress.phase("restoring", Some(self.bytes()));
         let written = {
@@ -218,6 +248,7 @@ impl Prepared {
         let restored = Restored {
             files: written.len() as u64,
             bytes: written.iter().map(|file| file.size).sum(),
+            written: written.iter().map(|file| file.written).sum(),
             wal_files: self.wal.segments().count() as u64,
         };
         let mut rest = Rest { prepared: self, written };
@@ -232,6 +263,52 @@ impl Prepared {
             rest.control_file()?;
         }
         Ok(restored)
+    }
+
+    /// Makes it known that a restore is under way, and takes away what must not stay. From here on nothing
+    /// can be started until all is done.
+    fn begin(&self, progress: &Progress) -> Result<()> {
+        let (host, data) = (self.destination.as_ref(), &self.layout.destination);
+        if let Some((path, mode)) = self.plan.directories.first() {
+            host.make_directory(path, *mode)?;
+        }
+        host.begin(&data.join(MARKER), &self.layout.marker.encode())?;
+        if self.layout.claim.control.is_some() {
+            let control = data.join(CONTROL_FILE);
+            host.remove(std::slice::from_ref(&control))?;
+            host.sync_directories(&[data.join("global")])?;
+        }
+        if !self.survey.extra.is_empty() {
+            progress.phase("removing", None);
+            host.remove(&self.survey.extra)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at what is there, where anything may be.
+    fn surveyed(mut self) -> Result<Prepared> {
+        if !self.layout.claim.is_in_place() || self.request.config_only {
+            return Ok(self);
+        }
+        let data = self.layout.destination.clone();
+        let fixed = ["backup_manifest", CONTROL_FILE, MARKER].map(str::to_owned);
+        let wal = self.wal.files.iter().flat_map(|wal| {
+            let done = format!("pg_wal/archive_status/{}.done", wal.object.file);
+            wal.names().chain(wal.is_needed.then_some(done))
+        });
+        let new = self.new_files.iter().map(|file| file.name.clone());
+        let wal_directory = self.layout.wal.clone();
+        let replaced = fixed.into_iter().chain(wal).chain(new).map(|name| {
+            let in_wal = wal_directory.as_ref().zip(name.strip_prefix("pg_wal/"));
+            in_wal.map_or_else(|| data.join(&name), |(directory, rest)| directory.join(rest))
+        });
+        let replaced: Vec<PathBuf> = replaced.collect();
+        let mut plan = Arc::unwrap_or_clone(self.plan);
+        let host = self.destination.clone();
+        self.survey = Survey::of(host.as_ref(), &mut self.layout, &mut plan, replaced.into_iter())?;
+        self.plan = Arc::new(plan);
+        self.warnings.append(&mut self.survey.warnings);
+        Ok(self)
     }
 
     /// The directories above the parts that do not exist yet, and all whose entries are new.
@@ -266,6 +343,17 @@ impl Prepared {
         }
         add(if self.request.standby { "standby.signal" } else { "recovery.signal" }, vec![]);
     }
+}
+
+/// What to do about an error that stopped a restore half-way.
+pub fn resumable(error: Error) -> Error {
+    let resume = "go on with the same command and --resume: what is right already stays. Until then no \
+                  server can start on the directory";
+    let hint = match error.hint_text() {
+        Some(hint) => format!("{hint}; then {resume}"),
+        None => resume.to_owned(),
+    };
+    error.hint(hint)
 }
 
 /// What the tree of a backup says.

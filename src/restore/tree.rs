@@ -9,12 +9,13 @@ use repo_format::tree::{self, DirectoryRef, Node};
 
 use super::files::{Plan, PlannedFile, component};
 use super::layout::Layout;
+use super::marker::MARKER;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::control_file::CONTROL_FILE;
 use crate::repository::reader::Reader;
 
 /// Files at the top of the data directory that a restore makes itself.
-const OWN_FILES: [&str; 2] = ["backup_manifest", "tablespace_map"];
+const OWN_FILES: [&str; 3] = ["backup_manifest", "tablespace_map", MARKER];
 
 /// Files there that belong to an earlier recovery. PostgreSQL refuses to start with a recovery.conf.
 const OF_RECOVERY: [&str; 3] = ["recovery.conf", "recovery.signal", "standby.signal"];
@@ -100,8 +101,8 @@ impl Walk<'_> {
                     } else if OF_RECOVERY.contains(&text.as_str()) {
                         self.left_out.push(text);
                     } else if !OWN_FILES.contains(&text.as_str()) {
-                        let planned = PlannedFile { name: inner_name, path: inner_path, file };
-                        self.plan.files.push(planned);
+                        let (name, path) = (inner_name, inner_path);
+                        self.plan.files.push(PlannedFile { name, path, is_there: false, file });
                     }
                 }
             }

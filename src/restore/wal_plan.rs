@@ -34,6 +34,15 @@ pub struct PlannedWal {
     pub is_copied: bool,
 }
 
+impl PlannedWal {
+    /// Its paths within the data directory.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let file = &self.object.file;
+        let needed = self.is_needed.then(|| format!("pg_wal/{file}"));
+        needed.into_iter().chain(self.is_copied.then(|| format!("{COPIED_WAL}/{file}")))
+    }
+}
+
 impl WalPlan {
     /// What to write for a recovery along `path`; counts it in `layout`.
     pub fn along(

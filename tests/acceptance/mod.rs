@@ -8,6 +8,7 @@ mod encrypted;
 mod facts;
 mod forks;
 mod identity;
+mod in_place;
 mod incremental;
 mod layouts;
 mod local;

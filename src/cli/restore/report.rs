@@ -12,6 +12,7 @@ use crate::restore::host::major_version;
 use crate::restore::programs::shell_word;
 use crate::restore::reach::Window;
 use crate::restore::settings::{COPIED_WAL, WalSource};
+use crate::restore::survey::Survey;
 use crate::restore::target::Action;
 use crate::restore::{Prepared, Restored, zoned};
 
@@ -41,13 +42,23 @@ pub fn report(
             prepared.new_files(),
             human::duration(elapsed)
         )),
-        Done::Restored(restored) => output.print(format!(
-            "Restored {} files, {}, and {} WAL files in {}",
-            restored.files,
-            human::size(restored.bytes),
-            restored.wal_files,
-            human::duration(elapsed)
-        )),
+        Done::Restored(restored) => {
+            output.print(format!(
+                "Restored {} files, {}, and {} WAL files in {}",
+                restored.files,
+                human::size(restored.bytes),
+                restored.wal_files,
+                human::duration(elapsed)
+            ));
+            if prepared.layout.claim.is_in_place() {
+                output.print(format!(
+                    "  {} of that were written, and the rest was there already; {} files and directories \
+                     that the backup does not have were removed",
+                    human::size(restored.written),
+                    prepared.survey.extra.len()
+                ));
+            }
+        }
         Done::Planned { packs } => print_plan(output, prepared, *packs),
     }
     for change in &prepared.changes {
@@ -77,6 +88,7 @@ pub fn report(
     output.result("dry_run", json!(matches!(done, Done::Planned { .. })));
     output.result("backup_id", json!(prepared.snapshot.backup_id));
     output.result("plan", plan(prepared, done));
+    output.result("in_place", json!(in_place(prepared, done)));
     output.result("recovery_window", json!(prepared.window.as_ref().map(window)));
     let start = (!lacks_data(prepared)).then(|| start_command(prepared, environment));
     output.result("start_command", json!(start));
@@ -99,6 +111,9 @@ fn print_plan(output: &Output, prepared: &Prepared, packs: usize) {
             human::size(part.place.free_bytes)
         ));
     }
+    if prepared.layout.claim.is_in_place() {
+        print_survey(output, &prepared.survey);
+    }
     let (first, last) = (prepared.wal.segments().next(), prepared.wal.segments().next_back());
     if let (Some(first), Some(last)) = (first, last) {
         let count = prepared.wal.segments().count();
@@ -108,6 +123,46 @@ fn print_plan(output: &Output, prepared: &Prepared, packs: usize) {
     if let Some(owner) = &prepared.owner {
         output.print(format!("  owner: {owner}"));
     }
+}
+
+/// So many of the things that would be removed are named.
+const NAMED: usize = 10;
+
+fn print_survey(output: &Output, survey: &Survey) {
+    let Survey { extra, extra_bytes, kept, kept_bytes, .. } = survey;
+    output.print(format!(
+        "  of these files {kept}, {}, are there already: they would be compared, and what differs written",
+        human::size(*kept_bytes)
+    ));
+    output.print(format!(
+        "  {} files and directories, {}, would be removed",
+        extra.len(),
+        human::size(*extra_bytes)
+    ));
+    for path in extra.iter().take(NAMED) {
+        output.print(format!("    {}", path.display()));
+    }
+    if extra.len() > NAMED {
+        output.print(format!("    and {} more; -f json names them all", extra.len() - NAMED));
+    }
+}
+
+/// What is there already, and what becomes of it; nothing where nothing may be there.
+fn in_place(prepared: &Prepared, done: &Done) -> Option<Value> {
+    let Survey { extra, extra_bytes, kept, kept_bytes, .. } = &prepared.survey;
+    let removed: Vec<_> = extra.iter().map(|path| path.to_string_lossy()).collect();
+    prepared.layout.claim.is_in_place().then(|| {
+        json!({
+            "compared_files": kept,
+            "compared_bytes": kept_bytes,
+            "removed": removed,
+            "removed_bytes": extra_bytes,
+            "written_bytes": match done {
+                Done::Restored(restored) => Some(restored.written),
+                Done::Planned { .. } => None,
+            },
+        })
+    })
 }
 
 fn plan(prepared: &Prepared, done: &Done) -> Value {

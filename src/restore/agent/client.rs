@@ -13,7 +13,7 @@ use super::protocol::{self, Answer, Failure, GREETING, MAX_PIECE, Question, Sum,
 use crate::error::{Error, Kind, Result};
 use crate::restore::destination::{Destination, Output};
 use crate::restore::environment::Machine;
-use crate::restore::place::Place;
+use crate::restore::place::{Entry, Place};
 use crate::restore::programs::Programs;
 
 /// The command that the other host's shell runs.
@@ -24,6 +24,9 @@ const MAX_LINES: usize = 100;
 
 /// The longest of them, in bytes.
 const MAX_LINE: u64 = 16 * 1024;
+
+/// So many paths are sent at once to be removed: of the longest ones half of a message.
+const MAX_REMOVED: usize = 500;
 
 /// A host that is reached by a command, such as `ssh postgres@host`.
 #[derive(Debug)]
@@ -303,6 +306,7 @@ impl Destination for OtherHost {
             return self.0.done(&Question::Put { path: path.into(), mode, content });
         }
         // What is larger needs no name of its own meanwhile: without pg_control nothing is a server.
+        self.remove(&[path.to_owned()])?;
         let output = self.create(path, mode.unwrap_or(0o600), content.len() as u64)?;
         output.write(0, 0, content)?;
         output.finish(jiff::Timestamp::now().as_second())?;
@@ -313,6 +317,47 @@ impl Destination for OtherHost {
         let sync =
             |path: &PathBuf| self.0.done(&Question::SyncDirectory { path: path.as_path().into() });
         paths.iter().try_for_each(sync)
+    }
+
+    fn begin(&self, marker: &Path, content: &[u8]) -> Result<()> {
+        self.0.done(&Question::Begin { marker: marker.into(), content: content.to_vec() })
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        match self.0.ask(&Question::Read { path: path.into(), limit })? {
+            Answer::Bytes(content) => Ok(content),
+            _ => Err(self.0.confused()),
+        }
+    }
+
+    fn list(&self, directory: &Path) -> Result<Vec<Entry>> {
+        let mut all: Vec<Entry> = vec![];
+        loop {
+            let after = all.last().map(|entry| entry.name.clone());
+            match self.0.ask(&Question::List { directory: directory.into(), after })? {
+                Answer::Entries { entries, is_all } if is_all || !entries.is_empty() => {
+                    all.extend(entries);
+                    if is_all {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(self.0.confused()),
+            }
+        }
+    }
+
+    fn remove(&self, paths: &[PathBuf]) -> Result<()> {
+        paths.chunks(MAX_REMOVED).try_for_each(|some| {
+            let paths = some.iter().map(|path| path.as_path().into()).collect();
+            self.0.done(&Question::Remove { paths })
+        })
+    }
+
+    fn reopen(&self, path: &Path, mode: u32, size: u64) -> Result<Box<dyn Output>> {
+        let file = self.0.next_file.fetch_add(1, Ordering::Relaxed);
+        self.0.tell(&Question::Reopen { file, path: path.into(), mode, size })?;
+        let (connection, path) = (self.0.clone(), path.to_owned());
+        Ok(Box::new(RemoteFile { connection, file, path, sums: Mutex::default() }))
     }
 }
 
@@ -334,6 +379,21 @@ impl Output for RemoteFile {
             lock(&self.sums).entry(part).or_default().add(at, piece);
             let bytes = piece.to_vec();
             self.connection.tell(&Question::Write { file: self.file, part, offset: at, bytes })?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let (file, mut at) = (self.file, offset);
+        for piece in buffer.chunks_mut(MAX_PIECE) {
+            let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            match self.connection.ask(&Question::ReadPart { file, offset: at, length })? {
+                Answer::Bytes(Some(bytes)) if bytes.len() == piece.len() => {
+                    piece.copy_from_slice(&bytes);
+                }
+                _ => return Err(self.connection.confused()),
+            }
             at += piece.len() as u64;
         }
         Ok(())

@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use super::super::environment::Machine;
-use super::super::place::{Content, Place};
+use super::super::place::{Content, Entry, Place};
 use super::super::programs::Programs;
 use crate::error::{Error, Kind};
 
 /// The version of everything here. Both sides must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest content of one message, in bytes; longer ones come in pieces.
 pub const MAX_PIECE: usize = 512 * 1024;
@@ -74,9 +74,21 @@ pub enum Question {
     Put { path: WirePath, mode: Option<u32>, content: Vec<u8> },
     /// Make the entries of a directory durable.
     SyncDirectory { path: WirePath },
+    /// Put the marker of a restore, and hold it.
+    Begin { marker: WirePath, content: Vec<u8> },
+    /// What is the content of a file that is at most so long?
+    Read { path: WirePath, limit: u64 },
+    /// What is in a directory, after a name?
+    List { directory: WirePath, after: Option<Vec<u8>> },
+    /// Remove files, links and empty directories.
+    Remove { paths: Vec<WirePath> },
     /// Make a file, and call it by this number from now on. There is no answer: whether it could be made
     /// is told when it is finished.
     Create { file: u32, path: WirePath, mode: u32, size: u64 },
+    /// Open a file that is there, as [`Question::Create`].
+    Reopen { file: u32, path: WirePath, mode: u32, size: u64 },
+    /// What does it have there? At most [`MAX_PIECE`] bytes are asked for.
+    ReadPart { file: u32, offset: u64, length: u32 },
     /// Write into it. There is no answer.
     Write { file: u32, part: u32, offset: u64, bytes: Vec<u8> },
     /// Give it its time, and say what was written.
@@ -105,6 +117,10 @@ pub enum Answer {
     Machine(Machine),
     /// Some names.
     Names(Vec<String>),
+    /// The content of a file, if there is such a file, or of a part of it.
+    Bytes(Option<Vec<u8>>),
+    /// What is in a directory, and whether that is all.
+    Entries { entries: Vec<Entry>, is_all: bool },
     /// The sums of all parts of a file, as [`Sum`] makes them, in the order of their numbers.
     Written(Vec<(u32, [u8; 32])>),
 }
@@ -141,6 +157,7 @@ enum WireContent {
     Empty,
     Something,
     DataDirectory { server: Option<u32> },
+    Unfinished,
     Tablespace,
     Other,
 }
@@ -155,6 +172,7 @@ impl From<&Place> for WirePlace {
                 Content::Empty => WireContent::Empty,
                 Content::Something => WireContent::Something,
                 Content::DataDirectory { server } => WireContent::DataDirectory { server },
+                Content::Unfinished => WireContent::Unfinished,
                 Content::Tablespace => WireContent::Tablespace,
                 Content::Other => WireContent::Other,
             },
@@ -178,6 +196,7 @@ impl From<WirePlace> for Place {
                 WireContent::Empty => Content::Empty,
                 WireContent::Something => Content::Something,
                 WireContent::DataDirectory { server } => Content::DataDirectory { server },
+                WireContent::Unfinished => Content::Unfinished,
                 WireContent::Tablespace => Content::Tablespace,
                 WireContent::Other => Content::Other,
             },

@@ -7,9 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::protocol::{self, Answer, Question, Sum, WirePath, WirePlace, greeting};
+use super::protocol::{self, Answer, MAX_PIECE, Question, Sum, WirePath, WirePlace, greeting};
 use crate::error::{Error, Kind, Result};
-use crate::restore::destination::{Destination, Output, ThisHost};
+use crate::restore::destination::{Destination, Output, ThisHost, cannot_read};
+use crate::restore::place::Entry;
 use crate::restore::programs::Programs;
 
 /// So many threads write files; each file is of one of them.
@@ -70,6 +71,8 @@ pub fn serve(mut input: impl Read, output: impl Write + Send) -> Result<()> {
 fn file_of(question: &Question) -> Option<u32> {
     match question {
         Question::Create { file, .. }
+        | Question::Reopen { file, .. }
+        | Question::ReadPart { file, .. }
         | Question::Write { file, .. }
         | Question::Finish { file, .. }
         | Question::Sync { file }
@@ -102,6 +105,19 @@ fn do_it(host: &ThisHost, question: Question) -> Answer {
         Question::MakeLink { path: at, target } => done(host.make_link(&path(at), &path(target))),
         Question::Put { path: at, mode, content } => done(host.put(&path(at), &content, mode)),
         Question::SyncDirectory { path: at } => done(host.sync_directories(&[path(at)])),
+        Question::Begin { marker, content } => done(host.begin(&path(marker), &content)),
+        Question::Read { path: at, limit } => {
+            host.read(&path(at), limit.min(MAX_PIECE as u64)).map(Answer::Bytes)
+        }
+        Question::List { directory, after } => {
+            let directory = path(directory);
+            Entry::list(&directory, after.as_deref())
+                .map(|(entries, is_all)| Answer::Entries { entries, is_all })
+                .map_err(|error| cannot_read(&directory, error))
+        }
+        Question::Remove { paths } => {
+            done(host.remove(&paths.into_iter().map(path).collect::<Vec<_>>()))
+        }
         _ => Err(Error::new(Kind::Internal, "a question about a file came astray")),
     };
     answer.unwrap_or_else(|error| Answer::failed(&error))
@@ -135,13 +151,17 @@ fn write_files(
                 continue;
             }
             Question::Create { file, path, mode, size } => {
-                if files.len() < MAX_FILES {
-                    let output = host.create(&PathBuf::from(path), mode, size);
-                    let output = output.map_err(|error| Answer::failed(&error));
-                    files.insert(file, OpenFile { output, sums: BTreeMap::new() });
-                }
+                open(&mut files, file, || host.create(&PathBuf::from(path), mode, size));
                 continue;
             }
+            Question::Reopen { file, path, mode, size } => {
+                open(&mut files, file, || host.reopen(&PathBuf::from(path), mode, size));
+                continue;
+            }
+            Question::ReadPart { file, offset, length } => on_file(&files, file, |output, _| {
+                let mut bytes = vec![0; MAX_PIECE.min(length as usize)];
+                output.read(offset, &mut bytes).map(|()| Answer::Bytes(Some(bytes)))
+            }),
             Question::Finish { file, mtime } => on_file(&files, file, |output, sums| {
                 let sums = sums.iter().map(|(part, sum)| (*part, sum.value()));
                 output.finish(mtime).map(|()| Answer::Written(sums.collect()))
@@ -155,6 +175,18 @@ fn write_files(
             // Nobody listens any more; what reads the questions finds that out too.
             return;
         }
+    }
+}
+
+/// Opens a file under a number, unless there are too many.
+fn open(
+    files: &mut HashMap<u32, OpenFile>,
+    file: u32,
+    output: impl FnOnce() -> Result<Box<dyn Output>>,
+) {
+    if files.len() < MAX_FILES {
+        let output = output().map_err(|error| Answer::failed(&error));
+        files.insert(file, OpenFile { output, sums: BTreeMap::new() });
     }
 }
 
@@ -239,6 +271,40 @@ mod tests {
         assert!(matches!(said.get(&7), Some(Answer::Failed { .. })), "it is closed");
         assert!(matches!(said.get(&9), Some(Answer::Failed { .. })), "nothing is overwritten");
         assert_eq!(said.keys().copied().collect::<Vec<_>>(), [4, 5, 7, 9]);
+    }
+
+    #[test]
+    fn what_is_there_is_read_corrected_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, b"abcdef").unwrap();
+        let marker = directory.path().join("marker");
+        let said = answers(&[
+            Question::Read { path: path.as_path().into(), limit: 6 },
+            Question::Read { path: path.as_path().into(), limit: 5 },
+            Question::Reopen { file: 1, path: path.as_path().into(), mode: 0o600, size: 4 },
+            Question::Write { file: 1, part: 0, offset: 1, bytes: b"x".to_vec() },
+            Question::ReadPart { file: 1, offset: 0, length: 4 },
+            Question::ReadPart { file: 1, offset: 0, length: 5 },
+            Question::Begin { marker: marker.as_path().into(), content: b"m".to_vec() },
+        ]);
+        assert_eq!(said.get(&1), Some(&Answer::Bytes(Some(b"abcdef".to_vec()))));
+        assert_eq!(said.get(&2), Some(&Answer::Bytes(None)));
+        assert_eq!(said.get(&5), Some(&Answer::Bytes(Some(b"axcd".to_vec()))));
+        assert!(matches!(said.get(&6), Some(Answer::Failed { .. })), "{said:?}");
+        assert_eq!(std::fs::read(&marker).unwrap(), b"m");
+        let said = answers(&[
+            Question::List { directory: directory.path().into(), after: Some(b"file".to_vec()) },
+            Question::Remove { paths: [&path, &marker].map(|p| p.as_path().into()).to_vec() },
+            Question::Remove { paths: vec![directory.path().into(), path.as_path().into()] },
+            Question::List { directory: directory.path().into(), after: None },
+        ]);
+        let Some(Answer::Entries { entries, is_all: true }) = said.get(&1) else {
+            panic!("{said:?}");
+        };
+        assert_eq!(entries.iter().map(|e| e.name.as_slice()).collect::<Vec<_>>(), [b"marker"]);
+        assert_eq!((said.get(&2), said.get(&3)), (Some(&Answer::Done), Some(&Answer::Done)));
+        assert!(matches!(said.get(&4), Some(Answer::Failed { .. })), "{said:?}");
     }
 
     #[test]
