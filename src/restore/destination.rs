@@ -322,3 +322,38 @@ impl Output for LocalFile {
         self.file.sync_all().map_err(|e| cannot_write(&self.path, e))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_restore_at_a_time_writes_into_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let marker = directory.path().join("marker");
+        let first = ThisHost::default();
+        first.begin(&marker, b"first").unwrap();
+        let refused = ThisHost::default().begin(&marker, b"second").unwrap_err();
+        assert!(refused.to_string().contains("another restore writes"), "{refused}");
+        assert_eq!(fs::read(&marker).unwrap(), b"first");
+        drop(first);
+        ThisHost::default().begin(&marker, b"second").unwrap();
+        assert_eq!(fs::read(&marker).unwrap(), b"second");
+    }
+
+    #[test]
+    fn links_are_not_followed_by_what_corrects_and_removes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("outside")).unwrap();
+        fs::write(path("file"), "x").unwrap();
+        symlink(path("file"), path("to file")).unwrap();
+        symlink(path("outside"), path("to outside")).unwrap();
+        let host = ThisHost::default();
+        assert!(host.reopen(&path("to file"), 0o600, 0).is_err());
+        host.remove(&["to file", "to outside", "none"].map(path)).unwrap();
+        assert!(path("file").exists() && path("outside").exists());
+        assert_eq!(host.read(&path("none"), 9).unwrap(), None);
+        assert_eq!(host.list(directory.path()).unwrap().len(), 2);
+    }
+}

@@ -102,11 +102,11 @@ fn content(path: &Path) -> io::Result<Content> {
         }
     }
     let has = |name: &str| path.join(name).exists();
-    let server = running_server(path);
-    if server.is_none() && has(MARKER) && !has(CONTROL_FILE) {
-        content = Content::Unfinished;
-    } else if server.is_some() || has("PG_VERSION") || has("postmaster.pid") {
-        content = Content::DataDirectory { server };
+    if ["PG_VERSION", "postmaster.pid", MARKER].into_iter().any(has) {
+        let server = running_server(path);
+        let is_unfinished = server.is_none() && has(MARKER) && !has(CONTROL_FILE);
+        content =
+            if is_unfinished { Content::Unfinished } else { Content::DataDirectory { server } };
     }
     Ok(content)
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::rename;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -130,7 +131,7 @@ fn a_data_directory_becomes_what_a_fresh_restore_is(version: u32) {
     std::os::unix::fs::symlink(&outside, data.join("link")).unwrap();
     fs::remove_file(data.join("pg_ident.conf")).unwrap();
     std::os::unix::fs::symlink(outside.join("precious"), data.join("pg_ident.conf")).unwrap();
-    fs::rename(data.join("pg_hba.conf"), outside.join("pg_hba.conf")).unwrap();
+    rename(data.join("pg_hba.conf"), outside.join("pg_hba.conf")).unwrap();
     fs::hard_link(outside.join("pg_hba.conf"), data.join("pg_hba.conf")).unwrap();
     fs::write(outside.join("pg_hba.conf"), "another name").unwrap();
     fs::set_permissions(data.join("base"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -179,6 +180,46 @@ fn a_data_directory_becomes_what_a_fresh_restore_is_on_postgresql_18() {
 }
 
 #[test]
+fn links_of_wal_and_tablespaces_are_followed_where_they_are_meant() {
+    let (mut cluster, barman) = backed_up(17);
+    live_on(&cluster);
+    cluster.stop(Shutdown::Fast);
+    let (data, wal) = (barman.path("data"), barman.path("wal"));
+    let (space, moved) = (barman.path("fast"), barman.path("moved"));
+    let rules = [&space, &moved].map(|path| format!("fast:{}", path.display()));
+    let at_first = ["--tablespace", &rules[0], "--waldir", wal.to_str().unwrap()];
+    barman.ok(&arguments(&data, &at_first));
+    account::write_file(&wal.join("000000010000000000000001"), "old");
+    account::write_file(&wal.join("archive_status/000000010000000000000001.ready"), "");
+    account::write_file(&space.join("of somebody else"), "x");
+    let version = fs::read_dir(&space).unwrap().map(|entry| entry.unwrap().path());
+    let version = version.filter(|path| path.is_dir()).next().unwrap();
+    account::write_file(&version.join("extra"), "x");
+    let warned = barman.ok(&arguments(&data, &[&at_first[..], &["--delta"]].concat()));
+    assert!(warned.stderr.contains("1 WAL files of the old pg_wal had not been"), "{warned}");
+    assert!(!wal.join("000000010000000000000001").exists() && !version.join("extra").exists());
+    assert!(space.join("of somebody else").exists(), "only the server's own is cleared");
+    assert_eq!(fs::read_link(data.join("pg_wal")).unwrap(), wal);
+    fs::remove_file(space.join("of somebody else")).unwrap();
+    pg_verifybackup(17, &data, &[]);
+
+    // Elsewhere, as if it had never been there: where the links led to, everything stays.
+    let had = [tree(&wal), tree(&space)];
+    let mine = ["--tablespace", &rules[1], "--delta"];
+    let taken = barman.run(&arguments(&data, &[&mine[..], &["--waldir", "/etc"]].concat()));
+    refused(&taken, &["/etc is not empty"]);
+    let told = barman.ok(&arguments(&data, &mine));
+    assert!(told.stderr.contains("the link is removed, and what is in"), "{told}");
+    assert_eq!([tree(&wal), tree(&space)], had);
+    same_trees(&data, &fresh(&barman, "fresh"));
+    let mut server = Cluster::on(17, &data).option("archive_mode", "off");
+    server.start();
+    server.wait_for_recovery_end();
+    assert_eq!(server.psql("SELECT count(*) FROM new"), "60000");
+    server.stop(Shutdown::Fast);
+}
+
+#[test]
 fn nothing_but_the_right_data_directory_is_overwritten() {
     let (mut cluster, barman) = backed_up(15);
     let mut other = Cluster::builder(15).start();
@@ -220,10 +261,10 @@ fn nothing_but_the_right_data_directory_is_overwritten() {
     let data = cluster.data().to_owned();
     let crashed = barman.ok(&arguments(&data, &["--delta", "--dry-run"]));
     assert!(crashed.stderr.contains("was not shut down, but crashed"), "{crashed}");
-    fs::rename(data.join("global/pg_control"), data.join("aside")).unwrap();
+    rename(data.join("global/pg_control"), data.join("aside")).unwrap();
     let unknown = barman.run(&arguments(&data, &["--delta"]));
     refused(&unknown, &["nothing proves which cluster", "--force"]);
-    fs::rename(data.join("aside"), data.join("global/pg_control")).unwrap();
+    rename(data.join("aside"), data.join("global/pg_control")).unwrap();
     // What belongs to others could not be changed half-way.
     if account::is_root() {
         std::os::unix::fs::chown(data.join("base"), Some(0), None).unwrap();

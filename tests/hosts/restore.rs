@@ -106,6 +106,45 @@ fn a_server_comes_back_on_another_host() {
 }
 
 #[test]
+fn what_is_there_on_another_host_is_kept() {
+    let hosts = Hosts::new();
+    let ssh = hosts.sshd.command();
+    let (to, whole) = (hosts.path("restored"), hosts.path("whole"));
+    hosts.run(&whole, &ssh, &[]).expect_success();
+    let arguments = hosts.arguments(&to, &ssh, &[]);
+    let restore = hosts.barman.spawn(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    wait_until(LIMIT, || to.join("base/1").exists());
+    kill_agent(&hosts.other);
+    let ended = restore.wait(LIMIT);
+    assert_eq!(ended.status, 1, "{ended}");
+    assert!(ended.stderr.contains("--resume"), "{ended}");
+    let taken = hosts.run(&to, &ssh, &[]);
+    assert!(taken.stderr.contains("was not finished"), "{taken}");
+    let resumed = hosts.run(&to, &ssh, &["--resume"]).expect_success();
+    assert!(resumed.stdout.contains("was there already"), "{resumed}");
+    pg_verifybackup(15, &to, &[]);
+    assert!(!to.join("barman_restore_in_progress").exists());
+
+    let mut server = Cluster::on(15, &to).option("archive_mode", "off");
+    server.start();
+    server.wait_for_recovery_end();
+    server.psql("DELETE FROM t WHERE n < 100; CREATE TABLE new AS SELECT * FROM t");
+    let running = hosts.run(&to, &ssh, &["--delta"]);
+    assert!(running.stderr.contains("a PostgreSQL server runs on"), "{running}");
+    server.stop(Shutdown::Fast);
+    let restored = hosts.run(&to, &ssh, &["--delta"]).expect_success();
+    assert!(restored.stdout.contains("were removed"), "{restored}");
+    pg_verifybackup(15, &to, &[]);
+    for name in ["base/1/1259", "global/pg_control", "PG_VERSION"] {
+        assert_eq!(fs::read(to.join(name)).unwrap(), fs::read(whole.join(name)).unwrap(), "{name}");
+    }
+    server.start();
+    server.wait_for_recovery_end();
+    assert_eq!(server.table_checksum("t"), hosts.cluster.table_checksum("t"));
+    server.stop(Shutdown::Fast);
+}
+
+#[test]
 fn without_an_agent_the_reason_is_told() {
     let hosts = Hosts::new();
     let to = hosts.path("restored");
