@@ -69,6 +69,7 @@ pub struct HeldWal {
     begin: watch::Sender<Option<WalPosition>>,
     end: watch::Sender<Option<Lsn>>,
     task: Option<JoinHandle<Result<()>>>,
+    slot: Option<String>,
 }
 
 impl HeldWal {
@@ -77,11 +78,17 @@ impl HeldWal {
     pub fn hold(connected: Option<Connected>, source: Option<Source>) -> Self {
         let (begin, begun) = watch::channel(None);
         let (end, ended) = watch::channel(None);
+        let slot = connected.as_ref().and_then(Connected::slot);
         let task = connected.map(|connected| match source {
             Some(source) => tokio::spawn(stream(connected, source, begun, ended)),
             None => tokio::spawn(keep(connected)),
         });
-        HeldWal { begin, end, task }
+        HeldWal { begin, end, task, slot }
+    }
+
+    /// The slot that keeps it, if there is one.
+    pub fn slot(&self) -> Option<&str> {
+        self.slot.as_deref()
     }
 
     /// Says from where on the backup needs WAL.

@@ -28,7 +28,6 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::backup_label::{BackupLabel, MappedTablespace, format_tablespace_map};
 use crate::postgres::base_backup::WalPosition;
 use crate::postgres::control_file::{CONTROL_FILE, ControlFile};
-use crate::postgres::lsn::Lsn;
 use crate::postgres::sql::{SqlConnection, StoppedBackup};
 use crate::progress::Progress;
 use crate::repository::writer::Writer;
@@ -37,6 +36,9 @@ use read::{Reading, read};
 /// A server writes when it was started into its lock file before it knows it itself: with much memory to set up, this
 /// much earlier.
 const START: Duration = Duration::from_secs(600);
+
+/// How often it is seen whether the session of the backup lives.
+const PULSE: Duration = Duration::from_secs(5);
 
 /// The control file is written in one piece, which a reader may see half of.
 const CONTROL_TRIES: u32 = 20;
@@ -51,12 +53,13 @@ pub async fn take(
 ) -> Result<Taken> {
     let Means { mut replication, mut writer, known, mut wal, .. } = means;
     let directory_mode = source::directory_mode(&mut replication).await?;
-    let timeline = replication.identify_system().await?.timeline;
-    let data = data_directory(&sql, facts).await?;
+    let data = data_directory(&sql, facts, wal.slot()).await?;
     progress.phase("waiting for a checkpoint", None);
     let label = format!("barman backup of {}", request.server);
-    let begun = sql.start_backup(&label, request.fast_checkpoint);
-    let start = WalPosition { lsn: begun.await.map_err(not_allowed)?, timeline };
+    let backend = sql.backend().await?;
+    let begun = sql.start_backup(&label, request.fast_checkpoint).await.map_err(not_allowed)?;
+    let control = require_its_own(&sql, &data).await?;
+    let start = WalPosition { lsn: begun, timeline: control.parsed.timeline };
     let copy_began = Instant::now();
     wal.begin_at(start);
     progress.phase("copying", Some(facts.size));
@@ -71,6 +74,7 @@ pub async fn take(
             threads: request.threads,
             max_rate: request.max_rate,
         };
+        let data = data.clone();
         blocking(move || {
             let files = read(&reading, &mut writer, known, &stop, &progress)?;
             // Last, as a server sends it: its checkpoint is not older than what was read.
@@ -81,16 +85,25 @@ pub async fn take(
     let (mut files, control, mut writer) = tokio::select! {
         read = reading => read?,
         failure = wal.failure() => return Err(failure),
+        gone = until_gone(&sql, backend) => return Err(gone),
     };
+    require_its_own(&sql, &data).await?;
+    require_tablespaces(&sql, facts, &files.tablespaces).await?;
     let StoppedBackup { stop, timeline, label } = sql.stop_backup().await?;
     sql.close().await;
     let stop = WalPosition { lsn: stop, timeline };
-    source::require_one_timeline(start, stop)?;
-    wal.end_at(stop.lsn);
     let parsed = BackupLabel::parse(label.as_bytes()).map_err(|error| {
         Error::new(Kind::Postgres, "the server sent something wrong as backup_label").because(error)
     })?;
-    control.require_since(parsed.checkpoint, facts)?;
+    if (parsed.start, parsed.start_timeline) != (start.lsn, start.timeline) {
+        let message = format!(
+            "the backup began at {} on timeline {}, and its label says {} on timeline {}",
+            start.lsn, start.timeline, parsed.start, parsed.start_timeline
+        );
+        return Err(Error::new(Kind::Postgres, message).hint("run the backup again"));
+    }
+    source::require_one_timeline(start, stop)?;
+    wal.end_at(stop.lsn);
     files.tablespaces.sort_unstable_by_key(|space| space.oid);
     let copied = blocking(move || {
         let mut own = vec![OwnFile::new("backup_label", directory_mode, label.into_bytes())];
@@ -129,32 +142,98 @@ impl Drop for Stopping {
     }
 }
 
-/// The data directory of the server, if it is on this host.
+/// The data directory of the server, if it is on this host; `slot` is one that the server has just made.
 ///
 /// # Errors
 /// If it cannot be read, or what is there is not what this server runs on.
-async fn data_directory(sql: &SqlConnection, facts: &ServerFacts) -> Result<PathBuf> {
-    let shown = sql.data_directory().await?;
+async fn data_directory(
+    sql: &SqlConnection,
+    facts: &ServerFacts,
+    slot: Option<&str>,
+) -> Result<PathBuf> {
+    let data = PathBuf::from(sql.data_directory().await?);
     let started = sql.started_at().await?;
-    let system_id = facts.system_id;
+    let port = sql.setting("port").await?;
+    let (system_id, slot) = (facts.system_id, slot.map(str::to_owned));
     blocking(move || {
-        let data = PathBuf::from(shown);
-        let control = Control::read(&data)?;
-        if control.parsed.system_id != system_id {
+        if Control::read(&data)?.parsed.system_id != system_id {
             return Err(elsewhere(&data, "it is of another cluster"));
         }
         // A standby or an old copy at the same place is of the same cluster.
-        let lock = std::fs::read_to_string(data.join("postmaster.pid"));
-        let lock = lock.map_err(|error| unreadable(&data.join("postmaster.pid"), &error))?;
-        let began = lock.lines().nth(2).and_then(|line| line.trim().parse().ok());
-        let began = began.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+        let path = data.join("postmaster.pid");
+        let lock = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
+        let line = |number| lock.lines().nth(number).map(str::trim);
+        let began = line(2).and_then(|line| line.parse().ok()).map(Duration::from_secs);
         let is_its = began.is_some_and(|began| {
-            let apart = started.duration_since(began).unwrap_or_else(|error| error.duration());
-            apart <= START
+            let apart = started.duration_since(UNIX_EPOCH + began);
+            apart.unwrap_or_else(|error| error.duration()) <= START
         });
-        if is_its { Ok(data) } else { Err(elsewhere(&data, "another server runs on it, or none")) }
+        if !is_its || port.as_deref() != line(3) {
+            return Err(elsewhere(&data, "another server runs on it, or none"));
+        }
+        if slot.is_some_and(|slot| !data.join("pg_replslot").join(slot).is_dir()) {
+            return Err(elsewhere(&data, "the replication slot of this backup is not in it"));
+        }
+        Ok(data)
     })
     .await
+}
+
+/// The control file of this host, if it is the server's: it has the checkpoint that the server says, now that a backup
+/// has begun with one.
+async fn require_its_own(sql: &SqlConnection, data: &Path) -> Result<Control> {
+    for _ in 0..CONTROL_TRIES {
+        let said = sql.last_checkpoint().await?;
+        let path = data.to_owned();
+        let control = blocking(move || Control::read(&path)).await?;
+        let ControlFile { checkpoint, redo, .. } = control.parsed;
+        if said == (checkpoint, redo) {
+            return Ok(control);
+        }
+        // There may have been another one in between.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(elsewhere(data, "its control file has another checkpoint"))
+}
+
+/// Returns when the session in which the backup has begun is gone, or the server was promoted.
+async fn until_gone(sql: &SqlConnection, (process, in_recovery): (i32, bool)) -> Error {
+    loop {
+        tokio::time::sleep(PULSE).await;
+        match sql.backend().await {
+            Ok((other, _)) if other != process => {
+                let message =
+                    "the session in which the backup began is served by another process now";
+                return Error::new(Kind::Config, message)
+                    .hint("conninfo must not lead through a pooler of connections");
+            }
+            Ok((_, now)) if now != in_recovery => {
+                return Error::new(Kind::Postgres, "the server was promoted during the backup")
+                    .hint("run the backup again");
+            }
+            Ok(_) => {}
+            Err(error) => return Error::from(error).context("the session of the backup"),
+        }
+    }
+}
+
+/// Sees that every tablespace was found that was there all the time.
+async fn require_tablespaces(
+    sql: &SqlConnection,
+    facts: &ServerFacts,
+    found: &[MappedTablespace],
+) -> Result<()> {
+    let now = sql.tablespaces().await?;
+    let is_missing = |oid: u32| !found.iter().any(|space| space.oid == oid);
+    let outside = now.iter().filter(|space| space.location.starts_with('/'));
+    let mut kept = outside.filter(|space| facts.tablespace_names.contains_key(&space.oid));
+    match kept.find(|space| is_missing(space.oid)) {
+        None => Ok(()),
+        Some(space) => {
+            let message = format!("tablespace {} was not found in pg_tblspc", space.name);
+            Err(Error::new(Kind::Io, message).hint("barman must see all files of the server"))
+        }
+    }
 }
 
 fn elsewhere(data: &Path, why: &str) -> Error {
@@ -244,18 +323,6 @@ impl Control {
             }
             tries += 1;
         }
-    }
-
-    /// Refuses files of a server that knows nothing of the checkpoint with which the backup began.
-    fn require_since(&self, checkpoint: Lsn, facts: &ServerFacts) -> Result<()> {
-        if self.parsed.system_id == facts.system_id && self.parsed.checkpoint >= checkpoint {
-            return Ok(());
-        }
-        let message = format!(
-            "the control file on this host does not know the checkpoint {checkpoint} with which the backup began"
-        );
-        Err(Error::new(Kind::Config, message)
-            .hint("conninfo must lead to the server whose files are on this host"))
     }
 }
 

@@ -12,6 +12,9 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::page::{PAGE_SIZE, PageVerdict, verify_page};
 use crate::postgres::relation_file::{DEFAULT_SEGMENT_BLOCKS, FileKind, RelationFile, classify};
 
+/// How often a page is read again that is another one each time.
+const TRIES: u32 = 20;
+
 /// So many suspects are told apart; more are simply bad.
 const MAX_SUSPECTS: usize = 100_000;
 
@@ -115,9 +118,10 @@ impl FileCheck<'_> {
     ) -> Result<(), E> {
         let (pages, rest) = bytes.as_chunks_mut::<PAGE_SIZE>();
         for (at, page) in pages.iter_mut().enumerate() {
-            let mut bad = self.bad(page);
-            while bad.is_some() && again(at * PAGE_SIZE, page)? {
+            let (mut bad, mut tries) = (self.bad(page), 0);
+            while bad.is_some() && tries < TRIES && again(at * PAGE_SIZE, page)? {
                 bad = self.bad(page);
+                tries += 1;
             }
             self.note(bad);
         }

@@ -191,12 +191,14 @@ fn files_that_are_not_the_servers_are_refused_and_faults_end_in_order() {
     assert_eq!(ended.status, 128 + 15, "{ended}");
     wait_until(Duration::from_secs(10), || cluster.psql(running) == "0");
 
-    // The server goes away while it is read.
-    let backup = barman.spawn(&["backup", "main", "--bwlimit", "4000"]);
+    // Its session ends while it is read, which would take minutes.
+    let backup = barman.spawn(&["backup", "main", "--bwlimit", "100"]);
+    let session = "pid FROM pg_stat_activity WHERE query LIKE '%pg_backup_start%' AND pid <> pg_backend_pid()";
     wait_until(Duration::from_secs(30), || cluster.psql(running) == "1");
-    cluster.restart();
-    let ended = backup.wait(Duration::from_secs(60));
+    cluster.psql(&format!("SELECT pg_terminate_backend(pid) FROM (SELECT {session}) s"));
+    let ended = backup.wait(Duration::from_secs(30));
     assert_eq!(ended.status, 1, "{ended}");
+    assert!(ended.stderr.contains("the session of the backup"), "{ended}");
     assert!(barman.ok(&["list-backups", "main"]).stdout.contains("FAILED"));
 
     barman.ok(&["backup", "main", "--wait"]);
@@ -213,6 +215,17 @@ fn files_that_are_not_the_servers_are_refused_and_faults_end_in_order() {
     fs::write(&lock, text).unwrap();
     assert_eq!(refused.status, 1, "{refused}");
     assert!(refused.stderr.contains("is not the server's data directory"), "{refused}");
+
+    // A tablespace that barman does not see where the server does.
+    let space = cluster.create_tablespace("hidden");
+    let inner = fs::read_dir(&space).unwrap().next().unwrap().unwrap().path();
+    fs::rename(&inner, space.join("elsewhere")).unwrap();
+    let refused = barman.run(&["backup", "main"]);
+    assert_eq!(refused.status, 1, "{refused}");
+    assert!(refused.stderr.contains("cannot be seen here"), "{refused}");
+    // One that was moved behind a link is read, as the server reads it.
+    std::os::unix::fs::symlink(space.join("elsewhere"), &inner).unwrap();
+    barman.ok(&["backup", "main", "--wait"]);
     cluster.stop(Shutdown::Fast);
 }
 

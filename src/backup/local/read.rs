@@ -2,6 +2,7 @@
 
 use std::fs::{File as Opened, OpenOptions};
 use std::io::{self, ErrorKind, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,11 +30,23 @@ use crate::repository::writer::{Writer, Written};
 /// How much of a file is read at once: there is no reading ahead.
 const PIECE: usize = 1 << 20;
 
+/// The lowest rate, in KiB/s, as a server has it that streams.
+const SLOWEST: u32 = 32;
+
+/// How long at most it is not seen that the reading is to stop.
+const STEP: Duration = Duration::from_millis(200);
+
 /// Files between the walk and the readers.
 const WAITING: usize = 64;
 
-/// How often a page is read again that changes all the time while it is read.
-const TRIES: u32 = 20;
+/// What is read at once of what the system does not have in memory, and dropped from it again.
+const ABSENT: usize = 128 * 1024;
+
+/// A page that stays bad for so long is bad where it lies: whoever writes one may be interrupted in its middle.
+const PATIENCE: Duration = Duration::from_millis(30);
+
+/// So many bad pages are waited for, by each reader.
+const PATIENT: u32 = 200;
 
 /// What is read, and how.
 pub struct Reading {
@@ -89,6 +102,7 @@ pub fn read(
                 pages: PageCheck::default(),
                 totals: Totals::default(),
                 piece: vec![0; PIECE],
+                patient: PATIENT,
             };
             readers.push(scope.spawn(move || reader.run()));
         }
@@ -109,9 +123,11 @@ pub fn read(
             }
         };
         let tablespace_version = format!("PG_{}_{catalog}", reading.major).into();
-        let mut walk = Walk { major: reading.major, tablespace_version, found: &mut found };
-        let walked = walk.directory(b"", &reading.data);
+        let walked = Walk::through(&reading.data, reading.major, tablespace_version, &mut found);
         drop(wanted);
+        if walked.is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
         let mut read = Ok((PageCheck::default(), Totals::default()));
         for reader in readers {
             let one = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -126,13 +142,12 @@ pub fn read(
                 (Err(_), _) => {}
             }
         }
-        let read = read.map_err(|error| match error.kind() {
-            // Else the threads behind the readers know why.
-            Kind::Interrupted => writer.fail().into(),
-            _ => error,
-        })?;
-        walked?;
-        Ok(read)
+        match (walked, read) {
+            (Err(error), _) | (_, Err(error)) if error.kind() != Kind::Interrupted => Err(error),
+            (Ok(()), Ok(read)) => Ok(read),
+            // The threads behind the readers know why.
+            _ => Err(writer.fail().into()),
+        }
     })?;
     let (tree, known) = shared.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Files { tree, known, pages, tablespaces, totals })
@@ -152,6 +167,8 @@ struct FileReader<'a> {
     pages: PageCheck,
     totals: Totals,
     piece: Vec<u8>,
+    /// How many more bad pages are waited for.
+    patient: u32,
 }
 
 impl FileReader<'_> {
@@ -175,7 +192,7 @@ impl FileReader<'_> {
         // What others read of it stays where it is; nothing is read that was not asked for.
         let _ = fadvise(&file, 0, None, Advice::Random);
         let metadata = file.metadata().map_err(failed)?;
-        let FileReader { shared, writer, pages, totals, piece, .. } = self;
+        let FileReader { shared, writer, pages, totals, piece, patient, .. } = self;
         let text = String::from_utf8_lossy(path);
         let (grid, mut check) = pages.of(&text, shared.reading.verify_pages);
         let former = match grid {
@@ -194,25 +211,27 @@ impl FileReader<'_> {
                 return Err(stopped());
             }
             let left = usize::try_from(metadata.len() - offset).unwrap_or(PIECE);
-            let piece = piece.get_mut(..left.min(PIECE)).unwrap_or_default();
+            let wanted = left.min(PIECE);
+            let piece = piece.get_mut(..wanted).unwrap_or_default();
             let read = read_beside(&file, piece, offset).map_err(failed)?;
             let piece = piece.get_mut(..read).unwrap_or_default();
             if piece.is_empty() {
                 break;
             }
-            shared.pace.keep(read as u64);
+            shared.pace.keep(read as u64, shared.stop);
             if let Some(check) = &mut check {
-                let mut tries = 0;
                 let again = |at: usize, page: &mut [u8; PAGE_SIZE]| {
-                    tries += 1;
-                    read_again(&file, offset + at as u64, page)
-                        .map(|differs| differs && tries <= TRIES)
+                    read_again(&file, offset + at as u64, page, patient)
                 };
                 check.update_or_read_again(piece, again).map_err(failed)?;
             }
             content.write(piece)?;
             shared.progress.advance(read as u64);
             offset += read as u64;
+            if read < wanted {
+                // It was cut. What grows there now is not of this file.
+                break;
+            }
         }
         let StoredContent { length, digest, content, zero_bytes, leaves } = content.finish()?;
         totals.add(length, zero_bytes);
@@ -227,16 +246,27 @@ impl FileReader<'_> {
 /// Reads as much of a file as there is. What the system did not have in memory before does not stay there: that is for
 /// the server.
 fn read_beside(file: &Opened, piece: &mut [u8], offset: u64) -> io::Result<usize> {
-    match preadv2(file, &mut [IoSliceMut::new(piece)], offset, ReadWriteFlags::NOWAIT) {
-        Ok(read) if read == piece.len() => return Ok(read),
-        // Not all of it is there, or nobody can say.
-        Ok(_)
-        | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
+    let mut filled = 0;
+    while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let at = offset + filled as u64;
+        match preadv2(file, &mut [IoSliceMut::new(rest)], at, ReadWriteFlags::NOWAIT) {
+            Ok(read @ 1..) => filled += read,
+            // The next is not there, or nobody can say.
+            Ok(0) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                let wanted = rest.len().min(ABSENT);
+                let absent = rest.get_mut(..wanted).unwrap_or_default();
+                let read = read_full(file, absent, at)?;
+                let _ = fadvise(file, at, NonZeroU64::new(read as u64), Advice::DontNeed);
+                filled += read;
+                if read < wanted {
+                    break;
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    let read = read_full(file, piece, offset)?;
-    let _ = fadvise(file, offset, std::num::NonZeroU64::new(read as u64), Advice::DontNeed);
-    Ok(read)
+    Ok(filled)
 }
 
 fn read_full(file: &Opened, piece: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -253,14 +283,28 @@ fn read_full(file: &Opened, piece: &mut [u8], offset: u64) -> io::Result<usize> 
 }
 
 /// Reads a page that was found bad, and says whether it is another one now: else it is bad where it lies.
-fn read_again(file: &Opened, offset: u64, page: &mut [u8; PAGE_SIZE]) -> io::Result<bool> {
-    std::thread::sleep(Duration::from_millis(1));
+fn read_again(
+    file: &Opened,
+    offset: u64,
+    page: &mut [u8; PAGE_SIZE],
+    patient: &mut u32,
+) -> io::Result<bool> {
     let mut now = [0; PAGE_SIZE];
-    if read_full(file, &mut now, offset)? < PAGE_SIZE || now == *page {
-        return Ok(false);
+    for wait in [Duration::from_millis(1), PATIENCE] {
+        if wait == PATIENCE {
+            let Some(less) = patient.checked_sub(1) else { break };
+            *patient = less;
+        }
+        std::thread::sleep(wait);
+        if read_full(file, &mut now, offset)? < PAGE_SIZE {
+            break;
+        }
+        if now != *page {
+            *page = now;
+            return Ok(true);
+        }
     }
-    *page = now;
-    Ok(true)
+    Ok(false)
 }
 
 /// Keeps all readers together under a rate.
@@ -271,19 +315,25 @@ struct Pace {
 
 impl Pace {
     fn new(max_rate: Option<u32>) -> Self {
-        let bytes_per_second = max_rate.map(|rate| f64::from(rate.max(1)) * 1024.0);
+        let bytes_per_second = max_rate.map(|rate| f64::from(rate.max(SLOWEST)) * 1024.0);
         Pace { bytes_per_second, next: Mutex::new(Instant::now()) }
     }
 
-    /// Waits as long as the next bytes take.
-    fn keep(&self, bytes: u64) {
+    /// Waits as long as the next bytes take, or until it is to stop.
+    fn keep(&self, bytes: u64, stop: &AtomicBool) {
         let Some(rate) = self.bytes_per_second else { return };
         let until = {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
             *next = (*next).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate);
             *next
         };
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        while !stop.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(STEP));
+        }
     }
 }
 

@@ -7,9 +7,10 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::unreadable;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::postgres::backup_label::MappedTablespace;
 use crate::postgres::relation_file::{FileKind, Fork, classify};
 
@@ -23,6 +24,9 @@ const EMPTIED: [&str; 7] = [
     "pg_stat_tmp",
     "pg_subtrans",
 ];
+
+/// So many tenths of a second may pass between the directory of a tablespace that is dropped, and its link.
+const DROPPING: u32 = 20;
 
 const WAL: &str = "pg_wal";
 
@@ -55,32 +59,43 @@ pub enum Found {
 
 /// A walk through a data directory.
 pub struct Walk<'w> {
-    /// The version of PostgreSQL.
-    pub major: u32,
+    major: u32,
     /// The directory that a tablespace has for this version.
-    pub tablespace_version: OsString,
-    /// Is given what is found, directories before what is in them.
-    pub found: &'w mut dyn FnMut(Found) -> Result<()>,
+    tablespace_version: OsString,
+    /// Tablespaces within the data directory: what is in them comes with them.
+    inside: HashSet<PathBuf>,
+    found: &'w mut dyn FnMut(Found) -> Result<()>,
 }
 
 impl Walk<'_> {
+    /// Walks through the data directory of a server of PostgreSQL `major`, whose tablespaces have a directory called
+    /// `tablespace_version`. `found` is given what is found, directories before what is in them.
+    pub fn through(
+        data: &Path,
+        major: u32,
+        tablespace_version: OsString,
+        found: &mut dyn FnMut(Found) -> Result<()>,
+    ) -> Result<()> {
+        let spaces = data.join("pg_tblspc");
+        let names = names(&spaces).map_err(|error| unreadable(&spaces, &error))?;
+        let links = names.iter().filter_map(|name| fs::read_link(spaces.join(name)).ok());
+        let inside = links.filter(|location| location.starts_with(data)).collect();
+        Walk { major, tablespace_version, inside, found }.directory(b"", data)
+    }
+
     /// Walks through the directory `from`, which is `path` within the data directory.
-    pub fn directory(&mut self, path: &[u8], from: &Path) -> Result<()> {
+    fn directory(&mut self, path: &[u8], from: &Path) -> Result<()> {
         let names = match names(from) {
             // A database was dropped.
             Err(error) if error.kind() == ErrorKind::NotFound && !path.is_empty() => return Ok(()),
             names => names.map_err(|error| unreadable(from, &error))?,
         };
-        let unlogged = unlogged(path, &names);
         for name in &names {
             if is_left_out(name.as_bytes()) {
                 continue;
             }
             let (path, from) = (join(path, name.as_bytes()), from.join(name));
-            if is_temporary(&path)
-                || is_of_unlogged(&path, &unlogged)
-                || path == b"global/pg_control"
-            {
+            if is_temporary(&path) || is_of_unlogged(&path, &from) || path == b"global/pg_control" {
                 continue;
             }
             match from.symlink_metadata() {
@@ -110,7 +125,7 @@ impl Walk<'_> {
         }
         if is_directory {
             (self.found)(Found::Directory { path: path.clone(), mode })?;
-            return self.directory(&path, &from);
+            return if self.inside.contains(&from) { Ok(()) } else { self.directory(&path, &from) };
         }
         if metadata.is_file() {
             return (self.found)(Found::File { path, from });
@@ -118,6 +133,13 @@ impl Walk<'_> {
         let oid = text.strip_prefix("pg_tblspc/").and_then(|oid| oid.parse().ok());
         if let Some(oid) = oid.filter(|_| metadata.is_symlink()) {
             return self.tablespace(oid, &path, &from);
+        }
+        if is_data(&text) {
+            let message =
+                format!("{} is no file and no directory, and cannot be backed up", from.display());
+            return Err(Error::new(Kind::Postgres, message).hint(
+                "put what it leads to in its place; only pg_wal and tablespaces may be links",
+            ));
         }
         tracing::warn!("{} is no file and no directory, and not backed up", from.display());
         Ok(())
@@ -141,13 +163,31 @@ impl Walk<'_> {
         (self.found)(Found::Tablespace(MappedTablespace { oid, location: bytes }))?;
         (self.found)(Found::OwnDirectory { path: path.to_vec() })?;
         let from = link.join(&self.tablespace_version);
-        match from.symlink_metadata() {
-            Ok(metadata) => {
-                let path = join(path, self.tablespace_version.as_bytes());
-                self.entry(path, from, &metadata)
+        let mut tries = 0;
+        loop {
+            match from.metadata() {
+                Ok(metadata) => {
+                    let path = join(path, self.tablespace_version.as_bytes());
+                    return self.entry(path, from, &metadata);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    if link.symlink_metadata().is_err() {
+                        // It was dropped.
+                        return Ok(());
+                    }
+                    if tries == DROPPING {
+                        let place = location.display();
+                        let message = format!("the tablespace in {place} cannot be seen here");
+                        return Err(Error::new(Kind::Io, message).because(error).hint(
+                            "barman must see all file systems that the server sees: see that it is mounted, and \
+                             not hidden from barman by a container or a sandbox",
+                        ));
+                    }
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(error) => return Err(unreadable(&from, &error)),
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(unreadable(&from, &error)),
         }
     }
 }
@@ -166,22 +206,30 @@ fn is_left_out(name: &[u8]) -> bool {
         || LEFT_OUT_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
-/// The unlogged relations of a directory: those that have the form that they are emptied to.
-fn unlogged(directory: &[u8], names: &[OsString]) -> HashSet<u32> {
-    let relation = |name: &OsString| {
-        let path = join(directory, name.as_bytes());
-        match classify(std::str::from_utf8(&path).ok()?) {
-            FileKind::Relation(file) if file.fork == Fork::Init => Some(file.relation),
-            _ => None,
+/// Whether it is of a relation that is emptied by recovery: that one has the form that it is emptied to beside it.
+fn is_of_unlogged(path: &[u8], from: &Path) -> bool {
+    match std::str::from_utf8(path).map(classify) {
+        Ok(FileKind::Relation(file)) if file.fork != Fork::Init => {
+            from.with_file_name(format!("{}_init", file.relation)).symlink_metadata().is_ok()
         }
-    };
-    names.iter().filter_map(relation).collect()
+        _ => false,
+    }
 }
 
-fn is_of_unlogged(path: &[u8], unlogged: &HashSet<u32>) -> bool {
-    let kind = std::str::from_utf8(path).map(classify);
-    matches!(kind, Ok(FileKind::Relation(file))
-        if file.fork != Fork::Init && unlogged.contains(&file.relation))
+/// Whether something there is data of the cluster, whatever it is.
+fn is_data(path: &str) -> bool {
+    let top = path.split('/').next().unwrap_or_default();
+    matches!(
+        top,
+        "base"
+            | "global"
+            | "pg_tblspc"
+            | "pg_xact"
+            | "pg_multixact"
+            | "pg_commit_ts"
+            | "pg_twophase"
+            | "pg_logical"
+    )
 }
 
 /// Whether it is of a temporary relation: `t<process>_<relation>` in the directory of a database.

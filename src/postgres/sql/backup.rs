@@ -18,10 +18,10 @@ impl SqlConnection {
     /// Begins a backup, which ends with this session if it is not stopped. `fast` asks for a checkpoint at once.
     /// Returns where recovery will begin.
     pub async fn start_backup(&self, label: &str, fast: bool) -> Result<Lsn, Error> {
-        // Nothing is said in this session while files are read.
-        let patient =
-            "SET statement_timeout = 0; SET idle_session_timeout = 0; SET lock_timeout = 0";
-        self.client.batch_execute(patient).await.map_err(super::connect::error)?;
+        // Little is said in this session while files are read. Not every version has all of these.
+        let patient = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN \
+                       ('statement_timeout', 'idle_session_timeout', 'lock_timeout', 'transaction_timeout')";
+        self.rows(patient, &[]).await?;
         let sql = "SELECT pg_backup_start(label => $1, fast => $2)::text";
         Ok(self.value::<String>(sql, &[&label, &fast]).await?.parse()?)
     }
@@ -38,6 +38,19 @@ impl SqlConnection {
             timeline: super::timeline(&get::<String>(&row, 2)?)?,
             label: get(&row, 1)?,
         })
+    }
+
+    /// The process that serves this session, and whether the server is in recovery.
+    pub async fn backend(&self) -> Result<(i32, bool), Error> {
+        let row = self.row("SELECT pg_backend_pid(), pg_is_in_recovery()", &[]).await?;
+        Ok((get(&row, 0)?, get(&row, 1)?))
+    }
+
+    /// Where the last checkpoint of the server's control file is, and where recovery from it begins.
+    pub async fn last_checkpoint(&self) -> Result<(Lsn, Lsn), Error> {
+        let sql = "SELECT checkpoint_lsn::text, redo_lsn::text FROM pg_control_checkpoint()";
+        let row = self.row(sql, &[]).await?;
+        Ok((get::<String>(&row, 0)?.parse()?, get::<String>(&row, 1)?.parse()?))
     }
 
     /// When the server was started.
