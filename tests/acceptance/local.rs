@@ -184,7 +184,7 @@ fn files_that_are_not_the_servers_are_refused_and_faults_end_in_order() {
     cluster.pgbench(&["-i", "-q", "-s", "1"]);
     // Stopped while it reads: the server is told, and the next one goes through.
     let backup = barman.spawn(&["backup", "main", "--bwlimit", "4000"]);
-    let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_backup_start%' AND pid <> pg_backend_pid()";
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%redo_lsn%' AND pid <> pg_backend_pid()";
     wait_until(Duration::from_secs(30), || cluster.psql(running) == "1");
     backup.signal(Signal::TERM);
     let ended = backup.wait(Duration::from_secs(30));
@@ -193,7 +193,8 @@ fn files_that_are_not_the_servers_are_refused_and_faults_end_in_order() {
 
     // Its session ends while it is read, which would take minutes.
     let backup = barman.spawn(&["backup", "main", "--bwlimit", "100"]);
-    let session = "pid FROM pg_stat_activity WHERE query LIKE '%pg_backup_start%' AND pid <> pg_backend_pid()";
+    let session =
+        "pid FROM pg_stat_activity WHERE query LIKE '%redo_lsn%' AND pid <> pg_backend_pid()";
     wait_until(Duration::from_secs(30), || cluster.psql(running) == "1");
     cluster.psql(&format!("SELECT pg_terminate_backend(pid) FROM (SELECT {session}) s"));
     let ended = backup.wait(Duration::from_secs(30));
