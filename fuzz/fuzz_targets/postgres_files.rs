@@ -1,6 +1,6 @@
 //! What PostgreSQL writes, and what users say of it: no input may panic. The first byte picks the
 //! parser: pg_control, backup_manifest, backup_label, backup history, tablespace_map, timeline history,
-//! WAL segment, WAL records, WAL file name, connection string, configuration file, authentication file, incremental file.
+//! WAL segment, WAL records, WAL file name, connection string, configuration file, authentication file, incremental file, list of databases.
 
 #![no_main]
 
@@ -12,6 +12,7 @@ use barman::postgres::backup_manifest::BackupManifest;
 use barman::postgres::configuration_file::{self, Edit, Reference};
 use barman::postgres::conninfo::ConnInfo;
 use barman::postgres::control_file::ControlFile;
+use barman::postgres::database_list;
 use barman::postgres::incremental_file::IncrementalHeader;
 use barman::postgres::lsn::TimelineId;
 use barman::postgres::timeline_history::TimelineHistory;
@@ -22,7 +23,7 @@ use barman_fuzz::pick;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let Some((parser, bytes)) = pick(data, 13) else { return };
+    let Some((parser, bytes)) = pick(data, 14) else { return };
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let name: SegmentName = "000000010000000000000009".parse().expect("a segment's name");
     match parser {
@@ -50,6 +51,10 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         9 => drop(ConnInfo::parse(text)),
+        13 => {
+            drop(database_list::path(bytes));
+            database_list::parse(bytes);
+        }
         12 => drop(IncrementalHeader::read(&mut &*bytes, bytes.len() as u64)),
         10 => {
             let all = configuration_file::parse(bytes);

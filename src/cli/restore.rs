@@ -42,6 +42,10 @@ use report::Done;
 /// --resume goes on with a restore that was interrupted. In both cases, as while any restore is under way, no
 /// server can start on the directory until all is done.
 ///
+/// With --only-database the files of other databases get their sizes and are all zeros, which takes no space.
+/// PostgreSQL cannot open these databases: drop them when recovery has ended. Roles, templates and the
+/// database postgres are always restored, and what the WAL makes after the backup comes too.
+///
 /// Settings of earlier recoveries, of replication and of archiving are commented out wherever PostgreSQL
 /// would read them in what is restored, and the files as they were are kept as NAME.origin. What
 /// may be set elsewhere is overridden in postgresql.auto.conf. A restored server neither archives nor
@@ -108,6 +112,9 @@ pub struct Args {
     /// Go on with a restore of this backup into this directory that did not come to its end
     #[arg(long, conflicts_with = "config_only")]
     pub resume: bool,
+    /// Restore the data of this database only; may be given several times
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["config_only", "standby_mode"])]
+    pub only_database: Vec<String>,
     /// Check and plan everything, say what would be done, and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -271,6 +278,7 @@ const EXAMPLES: &str = "EXAMPLES:
   barman restore main latest /var/lib/postgresql/17/main --config-dir /etc/postgresql/17/main
   barman restore main latest /var/lib/postgresql/17/main --delta --dry-run
   barman restore main latest /srv/pg --resume
+  barman restore main latest /srv/pg --only-database shop
   barman restore main latest /srv/pg --dry-run";
 
 /// Runs the command.
@@ -309,6 +317,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result<()> {
         settings_file: args.recovery_conf_filename.clone(),
         config_dir: args.config_dir.clone(),
         config_only: args.config_only,
+        only_databases: args.only_database.clone(),
         any_version: args.any_version,
         threads: server.workers(args.jobs),
     };

@@ -9,6 +9,7 @@ pub mod base_backup;
 pub mod configuration_file;
 pub mod conninfo;
 pub mod control_file;
+pub mod database_list;
 pub mod error;
 mod fields;
 pub mod incremental_file;

@@ -65,6 +65,16 @@ pub struct PlannedFile {
     pub file: tree::File,
 }
 
+impl PlannedFile {
+    /// Whether it is all zeros.
+    pub fn is_hole(&self) -> bool {
+        match &self.file.content {
+            Content::Runs(runs) => runs.iter().all(|run| matches!(run, Run::Zero { .. })),
+            Content::Map(_) => false,
+        }
+    }
+}
+
 /// A file that was written and verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenFile {

@@ -20,6 +20,7 @@ pub mod host;
 pub mod kept;
 pub mod layout;
 pub mod marker;
+mod only;
 pub mod owner;
 pub mod place;
 pub mod places;
@@ -75,6 +76,8 @@ pub struct Request {
     pub config_dir: Option<PathBuf>,
     /// Whether nothing else is written: the data directory is restored already.
     pub config_only: bool,
+    /// The databases whose data is restored, beside those that every cluster has; all if there is none.
+    pub only_databases: Vec<String>,
     /// Whether a host without the right version of PostgreSQL will do.
     pub any_version: bool,
     /// Threads that decompress.
@@ -97,6 +100,7 @@ impl Request {
             settings_file: settings::AUTO.to_owned(),
             config_dir: None,
             config_only: false,
+            only_databases: vec![],
             any_version: false,
             threads: 1,
         }

@@ -15,6 +15,7 @@ use super::host::Host;
 use super::kept::{Kept, ServerFiles};
 use super::layout::Layout;
 use super::marker::MARKER;
+use super::only;
 use super::place::Place;
 use super::places::Places;
 use super::programs::Programs;
@@ -56,6 +57,8 @@ pub struct Prepared {
     pub programs: Option<Programs>,
     /// The `postgresql.conf` that is written, if the backup has one.
     pub main: Option<PathBuf>,
+    /// The databases whose data is left out.
+    pub without: Vec<String>,
     /// What is changed against the backup, for people.
     pub changes: Vec<String>,
     /// What somebody should look at.
@@ -144,7 +147,7 @@ impl Prepared {
                 read_tree(&reader, &snapshot, &request, layout, programs.as_ref(), host.as_ref())
             }
         };
-        let ReadTree { mut layout, plan, control, left_out, main, rewritten } =
+        let ReadTree { mut layout, plan, control, left_out, without, main, rewritten } =
             blocking(read).await?;
         let place = layout.parts.first().map(|part| &part.place);
         if let Some(place) = place {
@@ -155,6 +158,7 @@ impl Prepared {
         let mut changes: Vec<String> =
             left_out.into_iter().map(|name| format!("{name} is left out")).collect();
         changes.extend(moved(&layout, snapshot));
+        changes.extend(without.iter().map(|name| format!("database {name} is all zeros")));
         changes.extend(settings);
         warnings.extend(of_settings);
         let mut prepared = Prepared {
@@ -167,6 +171,7 @@ impl Prepared {
             window,
             programs,
             main,
+            without,
             changes,
             warnings,
             survey: Survey::default(),
@@ -362,6 +367,7 @@ struct ReadTree {
     plan: Plan,
     control: Control,
     left_out: Vec<String>,
+    without: Vec<String>,
     main: Option<PathBuf>,
     rewritten: Rewritten,
 }
@@ -377,6 +383,10 @@ fn read_tree(
     let Tree { mut plan, control, mut left_out } = Tree::walk(reader, snapshot, &mut layout)?;
     let control =
         Control { bytes: read_small(reader, CONTROL_FILE, &control)?, mtime: control.mtime };
+    let mut without = vec![];
+    if !request.only_databases.is_empty() {
+        without = only::leave_others_out(reader, &request.only_databases, &mut plan, &mut layout)?;
+    }
     let (main, rewritten) =
         configure(reader, snapshot, request, (&mut layout, &mut plan), programs, host)?;
     if request.config_only {
@@ -384,7 +394,7 @@ fn read_tree(
     } else if request.wal == WalSource::Copied {
         plan.directories.push((layout.destination.join(COPIED_WAL), 0o700));
     }
-    Ok(ReadTree { layout, plan, control, left_out, main, rewritten })
+    Ok(ReadTree { layout, plan, control, left_out, without, main, rewritten })
 }
 
 /// Reads the configuration, and plans what is written of it. Returns where its first file will be, too.

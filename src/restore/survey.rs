@@ -28,12 +28,19 @@ pub struct Survey {
 /// What a path must be.
 enum Wanted {
     Directory,
-    /// The file of the plan with this number, and of this size.
-    File(usize, u64),
+    /// The file of the plan with this number.
+    File {
+        at: usize,
+        size: u64,
+        is_hole: bool,
+    },
     Link(PathBuf),
     /// A file that is replaced as a whole.
     Small,
 }
+
+/// What is all zeros, and takes so many bytes, is made anew: then it takes none.
+const WORTH_A_HOLE: u64 = 1 << 20;
 
 /// The name of what file systems put into their uppermost directories.
 const OF_FILE_SYSTEM: &str = "lost+found";
@@ -57,9 +64,10 @@ impl Survey {
         let links = plan.symlinks.iter();
         wanted.extend(links.map(|(path, to)| (path.clone(), Wanted::Link(to.clone()))));
         let files = plan.files.iter().enumerate();
-        wanted.extend(
-            files.map(|(at, planned)| (planned.path.clone(), Wanted::File(at, planned.file.size))),
-        );
+        wanted.extend(files.map(|(at, planned)| {
+            let (size, is_hole) = (planned.file.size, planned.is_hole());
+            (planned.path.clone(), Wanted::File { at, size, is_hole })
+        }));
         let mut walk = Walk {
             host,
             layout,
@@ -155,11 +163,11 @@ impl Walk<'_> {
             }
             // Another name of the same file would be changed with it: it is made anew.
             (
-                Some(Wanted::File(at, wanted)),
+                Some(Wanted::File { at, size, is_hole }),
                 EntryKind::File { allocated, is_shared: false, .. },
-            ) => {
+            ) if !is_hole || *allocated < WORTH_A_HOLE => {
                 self.there.push(*at);
-                let taken = *allocated.min(wanted);
+                let taken = *allocated.min(size);
                 self.must_be_ours(&path, entry);
                 self.credit(&path, taken);
             }

@@ -14,6 +14,7 @@ mod layouts;
 mod local;
 mod moments;
 mod nothing;
+mod only;
 mod pages;
 mod refusals;
 mod rehearsals;

@@ -261,6 +261,14 @@ fn next_steps(
         return steps;
     }
     steps.push(("Recovery", end_of_recovery(prepared)));
+    if !prepared.without.is_empty() {
+        let drops = prepared.without.iter().map(|name| {
+            let name = name.replace('"', "\"\"");
+            format!("DROP DATABASE \"{name}\";")
+        });
+        let drops = drops.collect::<Vec<_>>().join(" ");
+        steps.push(("Then drop what was left out", drops));
+    }
     steps.push(("WAL", wal(prepared, environment)));
     if !prepared.request.keep_archiving {
         steps.push((
