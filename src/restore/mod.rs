@@ -4,7 +4,7 @@
 //! destination, the tablespaces, the space, the owner, the version of PostgreSQL, the settings, and
 //! whether the archive reaches the target. `pg_control` comes last, when all else is durable: without it
 //! nothing can be taken for a server. Where a data directory, or a part of a restore, is there already
-//! ([`claim`]), it is compared ([`survey`]), `pg_control` goes first, and what is right stays ([`correct`]).
+//! ([`claim`]), it is compared ([`survey`]), `pg_control` goes first, and what is right stays (`correct`).
 
 pub mod agent;
 pub mod claim;

@@ -192,8 +192,8 @@ fn links_of_wal_and_tablespaces_are_followed_where_they_are_meant() {
     account::write_file(&wal.join("000000010000000000000001"), "old");
     account::write_file(&wal.join("archive_status/000000010000000000000001.ready"), "");
     account::write_file(&space.join("of somebody else"), "x");
-    let version = fs::read_dir(&space).unwrap().map(|entry| entry.unwrap().path());
-    let version = version.filter(|path| path.is_dir()).next().unwrap();
+    let mut inside = fs::read_dir(&space).unwrap().map(|entry| entry.unwrap().path());
+    let version = inside.find(|path| path.is_dir()).unwrap();
     account::write_file(&version.join("extra"), "x");
     let warned = barman.ok(&arguments(&data, &[&at_first[..], &["--delta"]].concat()));
     assert!(warned.stderr.contains("1 WAL files of the old pg_wal had not been"), "{warned}");
@@ -299,6 +299,7 @@ fn what_was_interrupted_is_gone_on_with() {
     let (mut cluster, barman) = backed_up(15);
     let whole = fresh(&barman, "whole");
     let id = fs::read_to_string(whole.join("backup_label")).unwrap();
+    let mut first_marker = String::new();
     for (number, signal) in [(0, Signal::KILL), (1, Signal::KILL), (2, Signal::TERM)] {
         let to = barman.path(&format!("interrupted-{number}"));
         let rule = format!("fast:{}-fast", to.display());
@@ -306,6 +307,9 @@ fn what_was_interrupted_is_gone_on_with() {
         let ended = interrupted(&barman, &to, &more, [0, 1, 100][number], signal);
         assert!(ended.status > 128, "{ended}");
         assert!(!to.join("global/pg_control").exists());
+        if number == 0 {
+            first_marker = fs::read_to_string(to.join(MARKER)).unwrap();
+        }
         assert!(signal == Signal::KILL || ended.stderr.contains("--resume"), "{ended}");
         refused(&barman.run(&arguments(&to, &more)), &["was not finished", "--resume"]);
         let elsewhere = format!("fast:{}-elsewhere", to.display());
@@ -335,6 +339,21 @@ fn what_was_interrupted_is_gone_on_with() {
     cluster.wait_for_recovery_end();
     cluster.psql("SELECT count(*) FROM far");
     cluster.stop(Shutdown::Fast);
+
+    // A marker that a crash at the very end has left is cleared away, unless a server ran since.
+    let to = barman.path("interrupted-0");
+    let rule = format!("fast:{}-fast", to.display());
+    let resume = ["--tablespace", &rule, "--resume"];
+    account::write_file(&to.join(MARKER), &first_marker);
+    barman.ok(&arguments(&to, &resume));
+    assert!(!to.join(MARKER).exists());
+    let mut server = Cluster::on(15, &to).option("archive_mode", "off");
+    server.start();
+    server.wait_for_recovery_end();
+    server.stop(Shutdown::Fast);
+    account::write_file(&to.join(MARKER), &first_marker);
+    let late = barman.run(&arguments(&to, &resume));
+    refused(&late, &["has a control file that is not the backup's", "--delta"]);
 
     // Another backup's restore is not gone on with, but may be restored over.
     let to = barman.path("older");
