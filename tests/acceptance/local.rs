@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use barman::storage::local::durable_rename;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -220,7 +221,7 @@ fn files_that_are_not_the_servers_are_refused_and_faults_end_in_order() {
     // A tablespace that barman does not see where the server does.
     let space = cluster.create_tablespace("hidden");
     let inner = fs::read_dir(&space).unwrap().next().unwrap().unwrap().path();
-    fs::rename(&inner, space.join("elsewhere")).unwrap();
+    durable_rename(&inner, &space.join("elsewhere")).unwrap();
     let refused = barman.run(&["backup", "main"]);
     assert_eq!(refused.status, 1, "{refused}");
     assert!(refused.stderr.contains("cannot be seen here"), "{refused}");
