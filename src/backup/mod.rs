@@ -1,6 +1,6 @@
 //! Makes backups: reads a cluster, stores what the repository lacks, and commits a snapshot.
 //!
-//! The server streams ([`crate::postgres::base_backup`]) and [`copy`] stores the files as they pass, or [`local`] reads
+//! The server streams ([`crate::postgres::base_backup`]) and [`copy`] stores the files as they pass, or `local` reads
 //! them on the server's host;
 //! [`tree`] gathers them, [`pages`] verifies checksums, [`parent`] knows what an earlier backup has, [`changed`] asks for no more than what changed since, [`held`] keeps or streams the WAL, and [`wait`] sees it
 //! arrive. What the server runs on is noted by [`environment`], and [`configuration`] keeps what lies outside the
