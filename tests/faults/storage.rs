@@ -11,7 +11,7 @@ use barman::postgres::conninfo::ConnInfo;
 use barman::progress::{Progress, Unobserved};
 use barman::repository::slots::NewSlot;
 use barman::repository::{Access, Repository, check, snapshots};
-use barman::restore;
+use barman::restore::{self, Onto};
 use barman::storage::Storage;
 use barman::storage::faulty::{Fault, FaultyStorage};
 use barman::storage::location::storage_at;
@@ -308,18 +308,40 @@ fn what_only_reads_survives_a_failure_of_every_call() {
             let faulty = Arc::new(FaultyStorage::new(healthy, n, true, Fault::Refused));
             let directory = tempfile::tempdir().unwrap();
             let destination = directory.path().join("restored");
-            let outcome = restore_latest(faulty.clone(), &credential, &destination).await;
+            let outcome =
+                restore_latest(faulty.clone(), &credential, &destination, Onto::Nothing).await;
             let is_server = destination.join("global/pg_control").exists();
             assert_eq!(outcome.is_ok(), is_server, "call {n}: {outcome:?}");
             if let Err(error) = outcome {
                 failures += 1;
                 assert!(error.to_string().contains("injected fault"), "{n}: {error}");
+                // What was begun is gone on with; before that nothing was written.
+                let onto = if destination.exists() { Onto::Unfinished } else { Onto::Nothing };
+                let is_told = error.hint_text().is_some_and(|hint| hint.contains("--resume"));
+                assert_eq!(is_told, onto == Onto::Unfinished, "{n}: {error:?}");
+                if n % 4 == 0 {
+                    let healthy = storage_at(place.to_str().unwrap()).unwrap();
+                    restore_latest(healthy, &credential, &destination, onto).await.unwrap();
+                    assert!(destination.join("global/pg_control").exists());
+                }
             }
             if faulty.calls() < n {
                 break;
             }
         }
         assert!(failures > 10, "{failures}");
+
+        // Where everything is right, only what describes it is read.
+        let directory = tempfile::tempdir().unwrap();
+        let destination = directory.path().join("restored");
+        let mut calls = vec![];
+        for onto in [Onto::Nothing, Onto::DataDirectory { of_any: false }] {
+            let healthy = storage_at(place.to_str().unwrap()).unwrap();
+            let counting = Arc::new(FaultyStorage::new(healthy, u64::MAX, true, Fault::Refused));
+            restore_latest(counting.clone(), &credential, &destination, onto).await.unwrap();
+            calls.push(counting.calls());
+        }
+        assert!(calls[1] < calls[0] / 2, "{calls:?}");
     });
 }
 
@@ -364,11 +386,12 @@ async fn restore_latest(
     storage: Arc<dyn Storage>,
     credential: &Credential,
     destination: &Path,
+    onto: Onto,
 ) -> barman::error::Result<()> {
     let repository = Arc::new(Repository::open(storage, credential, Access::Read).await?);
     let catalog = Catalog::load(&repository, "main").await?;
     let backup = catalog.find("latest")?;
-    let request = restore::Request { threads: 2, ..restore::Request::to(destination) };
+    let request = restore::Request { onto, threads: 2, ..restore::Request::to(destination) };
     restore::restore(&repository, backup.usable()?, &request, &unobserved()).await?;
     Ok(())
 }
