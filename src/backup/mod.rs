@@ -80,7 +80,7 @@ pub struct Request {
     pub reserve: Option<u64>,
     /// Whether it is refused when it is not expected to find room.
     pub needs_room: bool,
-    /// Whether the WAL that it needs is taken, and not left to the server's archiving.
+    /// Whether the WAL that it needs is streamed, and not left to the server's archiving.
     pub stream_wal: bool,
     /// What it is compared with.
     pub incremental: Incremental,
@@ -135,7 +135,7 @@ pub struct Made {
     pub read_in_full: bool,
     /// Why everything was read though there was a parent, if the user did not ask for it.
     pub why_full: Option<String>,
-    /// The WAL that it needs, kept on the server until this is dropped, or still being taken.
+    /// The WAL that it needs, kept on the server until this is dropped, or still being streamed.
     pub wal: HeldWal,
 }
 

@@ -33,7 +33,8 @@ use crate::storage::patient::PatientStorage;
 ///
 /// Reads the cluster over a replication connection, or what changed in it where the server knows that; with
 /// backup_method = local, its files on this host, by -j readers. Stores what the repository does not have yet: of
-/// pages that changed since the newest backup of the cluster, what changed in them. Every backup is complete by itself. The checks of 'barman check' come first, and a server that
+/// pages that changed since the newest backup of the cluster, what changed in them. Every backup is complete by
+/// itself. The checks of 'barman check' come first, and a server that
 /// fails one is not backed up. Without --wait the backup is done when all files are stored; with it, when
 /// the WAL it needs has been archived too. A temporary replication slot keeps that WAL on the server meanwhile.
 /// With --wal stream it is not left to the server's archiving, but streamed beside the files.

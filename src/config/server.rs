@@ -85,7 +85,7 @@ pub struct Server {
 }
 
 /// Values of `backup_method` with which barman reads the files of a server on this host; the second is Barman's.
-pub(super) const LOCAL_METHODS: [&str; 2] = ["local", "local-rsync"];
+const LOCAL_METHODS: [&str; 2] = ["local", "local-rsync"];
 
 /// A time limit; 0 is none.
 fn or_never(limit: Duration) -> Duration {
